@@ -2,8 +2,8 @@
 
     table = kept("ilsvrc-xml", files, read, version=1)     # `read` runs only if a file is new, changed or gone
 
-The key is made of the files' paths, sizes and modification times. The file ends with a SHA-256 of everything before it;
-a damaged file is rebuilt from its sources. Processes that map it share its memory.
+The key is made of the files' paths, sizes and modification times. The cache file ends with a SHA-256 of everything
+before it; a damaged one is rebuilt from its sources. Processes that map it share its memory.
 
 The folder is `EIGENCAM_CACHE`, or `eigencam` in `XDG_CACHE_HOME` (`~/.cache`); if neither is writable, nothing is
 cached.
@@ -36,11 +36,11 @@ class Names(Sequence[str]):
     """A sequence of texts that takes 8 bytes per text in addition to its characters.
 
     Attributes:
-        texts: their UTF-8, as an Arrow array.
+        texts: the UTF-8 of the texts, as an Arrow array.
     """
 
     def __init__(self, texts: "Iterable[str] | pa.Array | pa.ChunkedArray") -> None:
-        """Pack the texts, or refer to those of Arrow."""
+        """Pack the texts, or wrap an Arrow array of them."""
         found: Any = texts
         if isinstance(texts, pa.ChunkedArray):
             found = found.combine_chunks() if found.num_chunks != 1 else found.chunk(0)
@@ -79,9 +79,9 @@ class Files(Sequence[Path]):
     """Paths that take 12 bytes each in addition to the characters of the file's name.
 
     Attributes:
-        folders: of the files.
-        codes: (N,) int32, the folder of each.
-        names: of the files.
+        folders: the files' folders, each once.
+        codes: (N,) int32, the index of each file's folder in `folders`.
+        names: the files' names, without the folder.
     """
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
@@ -116,7 +116,7 @@ class FileIds(Sequence[str]):
     """The ids of files below a folder: their paths without the suffix, computed on access."""
 
     def __init__(self, files: Files, top: Path) -> None:
-        """Refer to the files."""
+        """Keep a reference to the files."""
         self._files = files
         self._folders = ["" if folder == top else f"{folder.relative_to(top).as_posix()}/" for folder in files.folders]
 
@@ -153,10 +153,10 @@ def kept(name: str, files: Iterable[Path | str], read: Callable[[], pa.Table], *
     """Return the result of `read`, from the cache if none of its sources has changed.
 
     Args:
-        name: of the cached data; part of the file's name.
+        name: name of the cached data; part of the cache file's name.
         files: everything that `read` reads.
         read: makes the table; its errors are raised.
-        version: of `read`: raised when it makes another table from the same files.
+        version: version of `read`, to be raised when `read` makes another table from the same files.
     """
     digest, here = hashlib.sha256(f"{name}/{version}".encode()), beginning(Path.cwd())
     for path in (os.fspath(file) for file in files):

@@ -27,8 +27,8 @@ LAST_CLASS = VOID - 2
 """The last class with a value in a mask, which is 1 + class."""
 
 MASK_VALUES = (
-    "0 is background, 1 + class an object, 255 void; of a bool or 0/255 mask of class k make "
-    "np.where(mask, 1 + k, 0).astype(np.uint8); dataset=folder reads it by dataset.mask_values={object: 255}"
+    "0 is background, 1 + class an object, 255 void; a bool or 0/255 mask of class k becomes one by "
+    "np.where(mask, 1 + k, 0).astype(np.uint8); dataset=folder reads it with dataset.mask_values={object: 255}"
 )
 
 
@@ -52,9 +52,9 @@ class Truth:
     """The ground truth of one image. It validates itself on construction, and its arrays are read-only.
 
     A box must be finite, have positive width and height and lie within the image
-    (`eigencam.datasets.possible_boxes.possible` is the rule). Boxes that all lie in the first pixel are refused, since
-    they are fractions of the image's size. A mask must be uint8, of the image's size, and not void everywhere.
-    `of_classes` checks that labels and mask values are classes of the dataset.
+    (`eigencam.datasets.possible_boxes.possible` is the rule). Boxes are refused if no coordinate exceeds 1 and some are
+    fractional, since they are probably fractions of the image's size. A mask must be uint8, of the image's size, and
+    not void everywhere. `of_classes` checks that labels and mask values are classes of the dataset.
 
     Attributes:
         image_id: unique within the dataset; rows of results are keyed by it.
@@ -68,7 +68,7 @@ class Truth:
         foreground: which objects are target objects: those of class `label`, or `any`.
         source: file that the ground truth was read from, for messages.
         rounded: the boxes were scaled and rounded with their image, so they may end one pixel beyond it.
-        own_resolution: the mask's size differs from the image's.
+        own_resolution: the mask's size may differ from the image's.
 
     Raises:
         BadTruthError: a value is not allowed.
@@ -148,7 +148,7 @@ class Truth:
             raise self.fault(f"all pixels of the mask are {VOID}, void; allowed: {MASK_VALUES}")
 
     def fault(self, words: str) -> BadTruthError:
-        """The error that says `words` of this truth."""
+        """Return the error whose text is source, image id and `words`."""
         return BadTruthError(": ".join(filter(None, (str(self.source), str(self.image_id), words))))
 
     def of_classes(self, n: int) -> "Truth":
@@ -158,7 +158,7 @@ class Truth:
             n: number of the dataset's classes; 0 if it does not say.
 
         Raises:
-            BadTruthError: one is not.
+            BadTruthError: a label or a mask value is not.
         """
         if not n:
             return self

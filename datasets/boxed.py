@@ -1,4 +1,4 @@
-"""Images with one labelled class and its boxes: what CUB and ImageNetV2 are read into."""
+"""Images with one labelled class and its boxes, as in CUB and ImageNetV2."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ class Boxed(ImageFiles):
         split: part of the dataset, for the identity.
         files: the images.
         labels: (N,) int64.
-        boxes: of each image (B, 4) float64 inclusive pixels, of the labelled class.
+        boxes: for each image (B, 4) float64, inclusive pixels, the boxes of the labelled class.
         sizes: (N, 2) int64, (height, width) that the boxes refer to; zeros if not known.
         source: file of the boxes, for messages.
-        faults: faults in an image's ground truth that the lists reveal, by id; `truth` raises it.
+        faults: faults in the images' ground truth that the lists reveal, by id; `truth` raises them.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Boxed(ImageFiles):
 
         Raises:
             BadTruthError: label or boxes are wrong, or the image was resized or replaced since its boxes were drawn.
-            BadImageError: it has no readable header.
+            BadImageError: the image has no readable header.
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)

@@ -86,22 +86,22 @@ def best_iou(predictions: Boxes, boxes: Boxes, offsets: NDArray[np.int64]) -> ND
 
 
 def from_half_open(boxes: Boxes) -> Boxes:
-    """Boxes with exclusive right and lower ends (`x2 = x1 + width`) to inclusive ones."""
+    """Convert boxes with exclusive right and lower ends (`x2 = x1 + width`) to inclusive ones."""
     return boxes - np.array([0.0, 0, 1, 1])
 
 
 def to_half_open(boxes: Boxes) -> Boxes:
-    """Inclusive boxes to boxes with exclusive right and lower ends."""
+    """Convert inclusive boxes to boxes with exclusive right and lower ends."""
     return boxes + np.array([0.0, 0, 1, 1])
 
 
 def from_xywh(boxes: Boxes) -> Boxes:
-    """COCO's `x y width height`, with a continuous extent, to inclusive pixels: `x2 = x + width - 1`."""
+    """Convert COCO's `x y width height`, with a continuous extent, to inclusive pixels: `x2 = x + width - 1`."""
     return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:] - 1], axis=-1)
 
 
 def to_xywh(boxes: Boxes) -> Boxes:
-    """Inclusive boxes to COCO's `x y width height`: COCO's IoU of the results equals `iou` of the arguments."""
+    """Convert inclusive boxes to COCO's `x y width height`; COCO's IoU of the results equals `iou` of the arguments."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2] + 1], axis=-1)
 
 

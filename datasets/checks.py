@@ -13,16 +13,16 @@ import numpy as np
 from eigencam.datasets.base import MASK_VALUES, BadImageError, BadTruthError, Dataset, Truth
 
 LOOKED_AT = 64
-"""Masks that are opened until one has a pixel of a target object."""
+"""About how many masks are opened in search of a pixel of a target object."""
 
 _WITHOUT_MASK = 4  # after so many images without a mask, no more are opened
-_FEW = 8  # fewer images may all be without a target object
+_FEW = 8  # fewer images than this may all lack a target object
 _SHOWN = 5
 _SKIP = "on_bad_truth=skip leaves such images out, and counts them"
 
 
 def known_faults(dataset: Dataset) -> Mapping[str, str]:
-    """The faults of its images that the dataset's lists reveal, by id."""
+    """The faults in the images' ground truth that the dataset's lists reveal, by id."""
     faults: Mapping[str, str] = getattr(dataset, "faults", {})
     return {name: faults[name] for name in dataset.ids if name in faults} if faults else {}
 
@@ -105,7 +105,7 @@ def _faults_of_objects(dataset: Dataset, skip: bool) -> Iterator[str]:
 
 
 def _looked_at(dataset: Dataset) -> Iterator[Truth | str]:
-    """Some truths, evenly spread, or why they are invalid; the run reports images that cannot be decoded."""
+    """Yield some truths, evenly spread, or the faults of invalid ones; images that cannot be decoded are skipped."""
     n = len(dataset.ids)
     for i in range(0, n, max(1, n // LOOKED_AT)):
         try:

@@ -1,13 +1,13 @@
-"""The classes of data that lists none: those that occur in the labels."""
+"""The classes of data without a list of classes: those that occur in the labels."""
 
 import re
 from collections.abc import Iterable
 
 ONLY_CLASS = "object"
-"""The class if nothing names one."""
+"""Name of the only class if the data names none."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MOST_CLASSES = 1 << 20
-"""Numbers from here on are taken for errors, since a name for each would fill the memory."""
+"""Labels from this number on are taken for errors, since a name for each would fill the memory."""
 
 
 def numbered(largest: int) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def numbered(largest: int) -> tuple[str, ...]:
 def occurring(labels: Iterable[str]) -> tuple[str, ...]:
     """The classes of labels: whole numbers from 0 up to the largest, or names sorted.
 
-    If all labels are numbers, fractions and negative ones are no classes.
+    If all labels are numbers, only those written with digits alone give classes.
 
     >>> occurring({"10", "2"}) == numbered(10), occurring({"dog", "2"})
     (True, ('2', 'dog'))

@@ -3,11 +3,11 @@
     data = Coco("coco")     # annotations/instances_val2014.json, val2014/COCO_val2014_000000000042.jpg
 
 The 80 categories have ids from 1 to 90 with gaps; classes are counted 0 ... 79 in the order of the ids. A mask assigns
-each pixel to one class: of overlapping objects the smaller is on top, since a small object is mostly in front of a
+each pixel to one class: where objects overlap, the smaller is on top, since a small object is mostly in front of a
 large one. Crowds have no individual objects: their pixels are void where no object is, and their boxes `difficult`.
 
-All objects are target objects (`foreground="any"`). The label is the class with the largest area, of equal ones the
-first, and -1 without an object; with `target=each`, every class of an image has a row.
+All objects are target objects (`foreground="any"`). The label is the class with the largest area (the first of equal
+ones), or -1 without an object. With `target=each`, every class of an image has a row.
 
 Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014.
 """
@@ -54,7 +54,7 @@ class Coco(ImageFiles):
         Args:
             root: folder with `annotations` and the folder of the split's images.
             split: val2014, val2017, ... of `annotations/instances_<split>.json`.
-            annotations: that file, by default searched below `root`.
+            annotations: that file; by default the one below `root`.
             images: folder of the images, by default `root/<split>`.
             expect: `full`: raise an error unless all images of the split are there.
             allow_missing: use only the images that are there.
@@ -119,7 +119,7 @@ class Coco(ImageFiles):
 
 
 def _read(path: Path, allow_outside: bool) -> tuple[Instances, list[str]]:
-    """The file's images by file name, and these names."""
+    """The file's images, sorted by file name, and the names."""
     found = read_instances(path, order=lambda image: image["file_name"])
     with Reading(path) as file:
         names = [inside(image["file_name"], allow_outside) for image in file.each("image", found.images)]

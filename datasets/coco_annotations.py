@@ -38,9 +38,9 @@ class Instances:
     Attributes:
         images: as in the file, sorted.
         classes: names, in the order of the categories' ids.
-        sizes: (height, width) of each image; (0, 0) if that is among the faults.
-        objects: of each image: `class`, `crowd`, `bbox`, `area`, `segmentation`.
-        faults: what is wrong with the annotations of an image, "" if nothing.
+        sizes: (height, width) of each image; (0, 0) if the file's is invalid.
+        objects: list of each image's objects: `class`, `crowd`, `bbox`, `area`, `segmentation`.
+        faults: for each image, what is wrong with its annotations; "" if nothing.
         pixels: whether the objects have a segmentation.
     """
 
@@ -58,7 +58,7 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool |
     Args:
         path: the file.
         order: key by which the images are sorted.
-        pixels: whether objects need a segmentation; None: only if all have one.
+        pixels: whether every object must have a segmentation; None: segmentations are used if all have one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -205,7 +205,9 @@ def _runs_fault(runs: Mapping[str, Any], size: tuple[int, int]) -> str:
 
 
 def unpacked(text: str) -> list[int]:
-    """The run lengths in COCO's packed text: 5 bits per character, low ones first, differences from the third on.
+    """The run lengths in COCO's packed text: 5 bits per character, low bits first.
+
+    From the fourth on, the difference to the number two before is stored.
 
     Raises:
         ValueError: the text is not of this form.
@@ -231,7 +233,7 @@ def unpacked(text: str) -> list[int]:
 
 
 def paint(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W) uint8: crowds as void, over them the objects, large ones first, as 1 + class."""
+    """(H, W) uint8: crowds are void; the objects are painted over them as 1 + class, large ones first."""
     mask = np.zeros(size, np.uint8)
     for one in sorted(objects, key=lambda one: (not one["crowd"], -one["area"])):
         mask[decode(one["segmentation"], size)] = VOID if one["crowd"] else 1 + one["class"]
@@ -239,7 +241,7 @@ def paint(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.ui
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool of polygons, or of run lengths.
+    """Decode polygons or run lengths to (H, W) bool.
 
     Raises:
         ValueError: they are not allowed in an image of `size`; nothing is decoded.
@@ -252,7 +254,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size[::-1]).T
     from pycocotools import mask as coco
 
-    with warnings.catch_warnings():  # numpy's, about pycocotools' memory
+    with warnings.catch_warnings():  # numpy's warning about pycocotools' memory
         warnings.simplefilter("ignore", DeprecationWarning)
         return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
 

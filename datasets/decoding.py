@@ -38,9 +38,9 @@ _OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of th
 def read_rgb(path: Path | str) -> NDArray[np.uint8]:
     """Decode an image as RGB.
 
-    Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles. Of 16 bits per
-    channel the upper eight are kept; floating-point pixels must lie in 0..1. Alpha and transparent colours are dropped:
-    the stored colour shows, without blending. Of several frames the first is used.
+    Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles. The upper eight of
+    16 bits per channel are kept; floating-point pixels must lie in 0..1. Alpha and transparent colours are dropped: the
+    stored colour shows, without blending. The first of several frames is used.
 
     Args:
         path: image in any format that Pillow reads.
@@ -60,8 +60,8 @@ def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
     """The pixels of an opened image as RGB, by the same rules as for a file; see `read_rgb`.
 
     Args:
-        image: of any mode; is not changed.
-        name: for messages.
+        image: an image of any mode; it is not changed.
+        name: its name, for messages.
 
     Returns:
         (H, W, 3) uint8, RGB, writable.
@@ -91,7 +91,7 @@ def rgb_of_bytes(data: bytes, name: Path | str) -> NDArray[np.uint8]:
 
     Args:
         data: the content.
-        name: for messages.
+        name: the file's name, for messages.
     """
     return rgb_of(_decoded(data, name), name)
 
@@ -107,7 +107,7 @@ def eight_bits(values: NDArray[Any], name: Path | str = "image") -> NDArray[np.u
 
     Args:
         values: bool, uint8, uint16, floats in 0..1, or wider integers that hold 16 bits, as Pillow's mode "I".
-        name: of the image, for messages.
+        name: the image's name, for messages.
 
     Returns:
         uint8, of the same shape.

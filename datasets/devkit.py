@@ -123,7 +123,7 @@ def read_permutation(path: Path) -> NDArray[np.int64]:
 
 def read_ground_truth(path: Path) -> NDArray[np.int64]:
     """Read `ILSVRC2012_validation_ground_truth.txt`: line k is the devkit id of image k. Returns (N,) int64."""
-    with Reading(path, "one devkit id a line") as file:
+    with Reading(path, "one devkit id per line") as file:
         return _checked_ids(np.array([integer(line) for line in file.lines()], np.int64))
 
 

@@ -71,7 +71,7 @@ def pair_digest(digests: Sequence[str]) -> str:
 
 
 def digest_of(dataset: Any, i: int, image: NDArray[np.uint8] | None = None) -> str:
-    """Return the digest of a dataset's image `i`: the dataset's own, else one of its pixels.
+    """Return the digest of a dataset's image `i`: the dataset's own, else one of the image's pixels.
 
     Args:
         dataset: an `eigencam.datasets.base.Dataset`.

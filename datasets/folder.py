@@ -44,8 +44,8 @@ class Folder(ImageFiles):
     """The images of a folder and its subfolders, with annotations from files; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
-        files: of the images.
-        faults: what the files show to be wrong with the truth of an image, by id; `truth` raises it.
+        files: the images' files.
+        faults: faults in the images' ground truth that the annotation files reveal, by id; `truth` raises them.
     """
 
     version = 1
@@ -74,13 +74,14 @@ class Folder(ImageFiles):
             labels: `folders`, where the first folder below `root` is the class; or a CSV or JSON file.
             boxes: a CSV file, COCO's JSON of instances, or a folder of VOC's XML files.
             masks: folder of masks, each with the name of its image.
-            classes: names in the order of the labels, which is that of the network's outputs: a list, or a text file
-                with one per line, of which only the first word has to match. By default the classes that occur: whole
-                numbers from 0 up to the largest, names sorted.
+            classes: names in the order of the network's outputs: a list, or a text file with one per line. A label may
+                be only the first word of a name. By default the classes that occur: whole numbers from 0 up to the
+                largest, or names sorted.
             class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
-            box_format: of a CSV file: `xyxy` or `xywh`.
-            box_origin: of a CSV file: number of the first pixel in the file, 0 or 1.
-            box_end: of a CSV file with `xyxy`: whether x2 is the last pixel of the box, `inclusive`, or the next one.
+            box_format: format of a CSV file's boxes: `xyxy` or `xywh`.
+            box_origin: number of the first pixel in a CSV file, 0 or 1.
+            box_end: for `xyxy` in a CSV file: whether x2 is the last pixel of the box, `inclusive`, or the next one,
+                `exclusive`.
             origin: number of the first pixel in VOC's XML files.
             mask_values: the meaning of a mask's values; `palette`: 0, 1 + class and 255, as VOC's.
             foreground: the target objects: those of class `label`, or `any`; by default `label` if there are labels.
@@ -223,7 +224,7 @@ class FirstFolders(Mapping[str, str]):
 
 
 def _first_folders(ids: Sequence[str], top: Path) -> FirstFolders:
-    """The first folder of each id. ValueError if all are splits, not classes."""
+    """The first folder of each id. Raises a ValueError if all are splits, not classes."""
     if ids and all(one.partition("/")[0].lower() in SPLITS for one in ids):
         raise ValueError(f"labels={FOLDERS}: the folders in {top} are splits, not classes; name one by dataset.root")
     return FirstFolders()
@@ -277,7 +278,7 @@ def _masks(folder: Path | None) -> Source[Path] | None:
 
 
 def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path, allow_missing: bool) -> list[int]:
-    """The positions of the images that all files annotate. FileNotFoundError if any is not, unless allowed."""
+    """The positions of the images that all files annotate. Raises FileNotFoundError if any is not, unless allowed."""
     kept = [i for i, one in enumerate(ids) if all(one in members for members in known.values())]
     if len(kept) == len(ids) or (allow_missing and kept):
         return kept
@@ -288,7 +289,7 @@ def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path,
 
 
 def _refuse_strangers(sources: Mapping[str, Source[Any]], ids: Sequence[str], top: Path) -> None:
-    """FileNotFoundError if a file annotates images that do not exist."""
+    """Raise FileNotFoundError if a file annotates images that do not exist."""
     for what, source in sources.items():
         if strange := source.strangers(ids):
             raise FileNotFoundError(

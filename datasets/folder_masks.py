@@ -35,7 +35,7 @@ class MaskValues:
     Attributes:
         names: the classes that are named; `object` is not one.
         has_object: whether `object` is named.
-        as_written: for an identity.
+        as_written: the values as given, for the identity.
     """
 
     def __init__(self, values: str | Mapping[str, object]) -> None:
@@ -73,9 +73,9 @@ class MaskValues:
         """Read a mask.
 
         Args:
-            path: of the file.
-            classes: of the dataset.
-            label: of the image, which `object` means; -1 if it has none.
+            path: the file.
+            classes: the dataset's classes.
+            label: the image's label, which is the class of `object`; -1 if it has none.
 
         Returns:
             (H, W) uint8: 0 background, 1 + class an object, 255 void.

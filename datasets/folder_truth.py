@@ -35,8 +35,8 @@ CORNERS = {
 IMAGE_HEADS = ("image", "file", "filename", "file_name", "image_id", "path")
 LABEL_HEADS = ("label", "class", "category")
 _BOX_LINES = (
-    "lines image,x1,y1,x2,y2 or image,x1,y1,x2,y2,label (image,x,y,w,h with box_format=xywh), below a head or not; "
-    "an image without an object has empty numbers"
+    "lines image,x1,y1,x2,y2 or image,x1,y1,x2,y2,label (image,x,y,w,h with box_format=xywh), with or without a "
+    "header; an image without an object has empty numbers"
 )
 
 
@@ -46,7 +46,7 @@ class Objects:
 
     Attributes:
         boxes: (B, 4) float64, 0-based inclusive pixels.
-        names: of each box's class; "" if the file does not say.
+        names: class name of each box; "" if the file does not say.
         difficult: (B,) bool.
         size: (height, width) that the boxes refer to; (0, 0) where the file does not say.
         coco: COCO's objects, which can be converted to a mask if they have a segmentation.
@@ -67,9 +67,9 @@ class Source(Generic[T]):
 
     Attributes:
         what: noun for the annotations, in the plural.
-        items: by the image's name without the suffix.
-        places: position of each, for messages.
-        classes: in the file's own order; empty if it has none.
+        items: the annotations, by the image's name without the suffix.
+        places: file and position of each, for messages.
+        classes: class names in the file's own order; empty if it has none.
         pixels: whether the objects can be converted to a mask.
     """
 
@@ -88,7 +88,7 @@ class Source(Generic[T]):
         return {one: self.items[key] for one, key in self._match(ids).items()}
 
     def strangers(self, ids: Sequence[str]) -> list[str]:
-        """Return the positions of annotations of other images."""
+        """Return the positions of annotations of images that are not among `ids`."""
         return [str(self.places[key]) for key in sorted(self.items.keys() - set(self._match(ids).values()))]
 
     def _match(self, ids: Sequence[str]) -> dict[str, str]:
@@ -137,7 +137,7 @@ def read_labels(path: Path) -> Source[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileError: it has another format, or an image twice.
+        FileError: it has another format, or names an image twice.
     """
     labels: dict[str, str] = {}
     places: dict[str, str] = {}
@@ -171,12 +171,12 @@ def read_annotations(path: Path, form: BoxForm | None, origin: int) -> Source[Ob
 
     Args:
         path: file or folder.
-        form: of a CSV file's boxes.
+        form: format of a CSV file's boxes.
         origin: number of the first pixel in VOC's files.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        FileError: a file has another form.
+        FileError: a file has another format.
     """
     if path.is_dir():
         return _read_voc(path, origin)
@@ -263,10 +263,10 @@ def _read_csv(path: Path, form: BoxForm) -> Source[Objects]:
 
 
 def _columns(head: Sequence[str], form: BoxForm) -> dict[str, list[int]]:
-    """The columns of the image, of four numbers, of the label and of the image's size; empty if this is no header.
+    """The indices of the columns of image, box, label and image size; empty if this is not a header.
 
     Raises:
-        ValueError: a header without image and box, or with one of these columns twice.
+        ValueError: the header lacks image or box, or has one of these columns twice.
     """
     names = [value.strip().lower() for value in head]
     if not any(name in IMAGE_HEADS for name in names[:1]) and not {"x1", "x", "xmin"} & set(names):
@@ -277,7 +277,7 @@ def _columns(head: Sequence[str], form: BoxForm) -> dict[str, list[int]]:
         wanted = " or ".join(",".join(heads) for heads in CORNERS[str(form.format)])
         raise ValueError(f"the columns {', '.join(head)}; box_format={form.format} needs image and {wanted}")
     label = [name for name in LABEL_HEADS if name in names][:1]
-    # Before the box, as TensorFlow's scripts write them, they are the image's.
+    # Width and height before the box are the image's, as TensorFlow's scripts write them.
     before = [name for name in names[: names.index(corners[0])] if name in ("width", "height")]
     size = ["width", "height"] if sorted(before) == ["height", "width"] else []
     used = {"image": [image], "corners": list(corners), "label": label, "size": size}

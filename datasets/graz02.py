@@ -2,10 +2,10 @@
 
     data = Ig02("ig02", category="cars")     # cars/carsgraz_001.image.png, .mask.0.png, ...; cars_test.txt
 
-A mask is painted: red where the object is visible, green where something in front of it occludes it, black elsewhere;
-some are empty. `occluded` sets the meaning of the green pixels: `background` (only the visible part counts), `object`
-(the whole object) or `void` (ignored). A pixel that is red in one mask of an image and green in another belongs to the
-object.
+A mask is painted: red where the object is visible, green where something in front of it occludes it, black elsewhere.
+Some masks are empty. `occluded` sets the meaning of the green pixels: `background` (only the visible part counts),
+`object` (the whole object) or `void` (ignored). A pixel that is red in one mask of an image and green in another
+belongs to the object.
 
 The lists `<category>_test.txt` and `<category>_train.txt` are the suggested split. The protocol evaluates each category
 on its own test images, so a dataset here is one category, named `ig02_cars`, unless `category` is `all`.
@@ -152,7 +152,7 @@ def painted(colours: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 
 def _check_colours(path: Path, colours: NDArray[np.uint8]) -> None:
-    """BadTruthError if a pixel is neither black nor nearer to red or green than to blue, white or grey."""
+    """Raise BadTruthError if the blue of a pixel exceeds half of the larger of its red and green."""
     wrong = colours[..., 2] > np.maximum(colours[..., 0], colours[..., 1]) // 2
     if wrong.any():
         y, x = (int(k) for k in np.argwhere(wrong)[0])

@@ -44,7 +44,7 @@ class Ilsvrc:
     Attributes:
         annotation: ground truth of the chosen images as arrays, row `i` being `ids[i]`.
         paths: files of the chosen images, row by row; empty for `images=False`.
-        faults: faults in an image's ground truth, by id; `truth` raises it.
+        faults: faults in the images' ground truth, by id; `truth` raises them.
     """
 
     version = 1
@@ -67,8 +67,8 @@ class Ilsvrc:
         """Find the images, read the ground truth, and check that they match.
 
         Args:
-            root: folder with images and ground truth; or several folders, which are joined: a list, or one text with
-                the separator of the system's paths (`:`); see `read_truth` for the layouts.
+            root: folder with images and ground truth in one of the layouts of `read_truth`. Several folders are joined:
+                a list, or one text with the system's path separator (`A:B`).
             split: only `val` has public ground truth.
             source: which ground truth to read: text, xml, csv or devkit; by default the first available one.
             images: folder of the images, flat or in class folders; by default searched below `root`. False for
@@ -76,9 +76,9 @@ class Ilsvrc:
             blacklist: file of images to leave out, one per line: number in 1..50000 as in the devkit's
                 `ILSVRC2014_clsloc_validation_blacklist.txt` (1,762 images), or id. By default none is left out.
             subset: file whose first column lists the ids to keep; further columns are ignored.
-            count: keep this many, those with the smallest SHA-256 of `seed/id`: they are spread evenly over the ids, do
+            count: keep this many: those with the smallest SHA-256 of `seed/id`. They are spread evenly over the ids, do
                 not depend on the other images, and are a subset of every larger count.
-            seed: of `count`.
+            seed: seed of that choice.
             allow_missing: use only the images that are there and have ground truth.
 
         Raises:
@@ -229,7 +229,7 @@ def _blacklisted(line: str) -> str:
 
 
 def _images(folders: list[list[Path]]) -> dict[str, str]:
-    """Image files by id: of each root's folders, the first that has any."""
+    """Image files by id; each root's are those of its first folder that has any."""
     files: dict[str, str] = {}
     for of_root in folders:
         found = next((found for folder in of_root if (found := by_stem(folder, [(*JPEG, *PNG)], 1))), {})

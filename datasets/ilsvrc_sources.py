@@ -50,7 +50,7 @@ class Parsed:
         labels: index of the sorted WordNet ids.
         boxes: `x1 y1 x2 y2` of each object, 0-based inclusive pixels.
         sizes: (height, width); absent if the source does not give it.
-        faults: faults in an image's ground truth; such an image may be missing from the others.
+        faults: faults in the images' ground truth; such an image may be absent from the other attributes.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Parsed:
 
 
 def places(root: Path, below: Sequence[str] = PLACES) -> list[Path]:
-    """The existing folders among those to search; those beside `root` if it is a file."""
+    """The existing folders among those to search below `root`, or beside it if it is a file."""
     top = root if root.is_dir() else root.parent
     return [folder for place in below if (folder := top / place).is_dir()]
 
@@ -252,8 +252,8 @@ _READERS: Mapping[Source, Callable[[Sequence[Path | str], Synsets], Parsed]] = {
 def _index_by_wnid(synsets: Synsets, path: Path) -> dict[str, int]:
     if synsets.wnids is None:
         raise ValueError(
-            f"{path} names classes by WordNet id, and the list of all {devkit.N_CLASSES} that numbers them is nowhere "
-            f"near: neither {', '.join((*devkit.MAPPINGS, *devkit.METAS))} nor {devkit.N_CLASSES} class folders. "
+            f"{path} names classes by WordNet id, and the list that numbers all {devkit.N_CLASSES} is missing: "
+            f"neither {', '.join((*devkit.MAPPINGS, *devkit.METAS))} nor {devkit.N_CLASSES} class folders. "
             "LOC_synset_mapping.txt comes with Kaggle's imagenet-object-localization-challenge, meta.mat with "
             "image-net.org's ILSVRC2012_devkit_t12.tar.gz: put either into the data's root"
         )

@@ -58,8 +58,8 @@ class IlsvrcTruth:
         sizes: (N, 2) int64, (height, width) in pixels; (0, 0) if the source does not say.
         synsets: WordNet ids, names and devkit ids of the classes, as far as found.
         source: which source was read.
-        resized: ids of the images that were resized; their boxes were scaled and rounded, and may end one pixel beyond.
-        faults: faults in an image's ground truth, by id; its label is then -1 and it has no boxes.
+        resized: ids of the resized images; their boxes were scaled and rounded, so they may end one pixel outside.
+        faults: faults in the images' ground truth, by id; such an image has the label -1 and no boxes.
     """
 
     ids: list[str]
@@ -87,7 +87,7 @@ class IlsvrcTruth:
             i: row.
             size: (height, width) of the image; by default the source's. If that is (0, 0), boxes can be scored, but not
                 maps.
-            file: of the image, for messages.
+            file: the image's file, for messages.
             may_be_resized: false if the image is known to be an original; overrides `resized`.
 
         Raises:
@@ -108,8 +108,8 @@ class IlsvrcTruth:
         Args:
             i: row.
             size: (height, width) of the image.
-            file: of the image, for messages.
-            one_size: the size that most images have, if there is one: they were resized.
+            file: the image's file, for messages.
+            one_size: the size that most images have, if most were resized to one; else None.
 
         Raises:
             BadTruthError: it is invalid, or the size differs from that of its boxes.

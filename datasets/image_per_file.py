@@ -1,4 +1,4 @@
-"""What datasets share whose images have a file each."""
+"""The common part of datasets with one file per image."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -6,7 +6,7 @@ All data is in one file of 2014, in MATLAB's version 7.3, which is HDF5. `/value
 references: an image is (3, W, H) uint8, a mask is a cell with (W, H) of 0 and 1. MATLAB's axis order is reversed, so
 both are transposed. Each process opens the file at its first read: an HDF5 handle must not cross a fork.
 
-The masks have no class: the dataset has one, `object`, and maps are for the predicted class. The box is the tightest
+The masks name no class. The dataset has one, `object`, and maps are for the predicted class. The box is the tightest
 around the mask.
 
 Reference: M. Guillaumin, D. Kuettel, V. Ferrari, "ImageNet auto-annotation with segmentation propagation", IJCV 2014.

@@ -52,7 +52,7 @@ def read_imagenette(
     Args:
         root: the folder that the archive was unpacked in, or `imagenette2` itself.
         split: `val` or `train`.
-        size: of the archive.
+        size: size of the archive's images.
         expect: `full`: raise an error unless all images of the split are there.
         download: let torchvision download the archive into `root` unless the split is there already.
 

@@ -46,7 +46,7 @@ def read_imagenetv2(
         allow_outside: follow listed paths that lead outside the image folder.
 
     Raises:
-        FileNotFoundError: no truth, or images are missing.
+        FileNotFoundError: ground truth or images are missing.
         ValueError: a file is wrong, or a folder's number is not its class.
     """
     top = expand(root)

@@ -14,16 +14,16 @@ def main_class(
     difficult: NDArray[np.bool_],
     mask: NDArray[np.uint8] | None,
 ) -> int:
-    """Return the class with the largest area, of equal ones the first, -1 without an object.
+    """Return the class with the largest area (the first of equal ones), or -1 without an object.
 
-    The area is that of the mask if it has an object. Otherwise it is the sum over the boxes, without those flagged
-    difficult unless all are.
+    The area is that of the mask if it has an object. Otherwise it is the sum over the boxes that are not difficult, or
+    over all if all are difficult.
 
     Args:
         n: number of classes.
         boxes: (B, 4) inclusive pixels.
         labels: (B,) their classes.
-        difficult: (B,).
+        difficult: (B,) bool, which boxes are difficult.
         mask: (H, W) in the form of `Truth.mask`, or None.
     """
     areas = np.zeros(n)

@@ -1,10 +1,11 @@
 """MATLAB files of version 5 to 7: arrays of numbers, texts, structs and cells, read without MATLAB.
 
-    header (128 bytes), elements; an element: type, number of bytes, data padded to a multiple of 8 bytes, or, for up to
-    four bytes, all of it in 8; an array is an element of elements: flags, dimensions, name, content
+    file       header of 128 bytes, elements
+    element    type, number of bytes, data padded to a multiple of 8 bytes; with up to 4 bytes of data, 8 bytes in all
+    array      an element made of elements: flags, dimensions, name, content
 
-Every access is checked against the bounds that the file states and has. scipy's reader trusts the file, and one wrong
-byte ends the process.
+Every access is checked against the lengths that the file states and the bytes that it has. scipy's reader trusts the
+file: one wrong byte may crash the process.
 
 Reference: "MAT-File Format", The MathWorks.
 """
@@ -34,8 +35,8 @@ def read_matlab(file: Reading, names: Collection[str]) -> dict[str, Any]:
     """Read variables.
 
     Args:
-        file: the file, in its context.
-        names: of the variables; others are skipped.
+        file: the file, within its `with` block.
+        names: names of the variables; others are skipped.
 
     Returns:
         The value of each variable that exists: an array, a text, a list of dictionaries for a struct array, or
@@ -148,7 +149,7 @@ class _Elements:
         kind, first, last, start = self.at(start, end)
         dtype = self.numbers.get(kind)
         if dtype is None or (last - first) % dtype.itemsize:
-            raise ValueError(f"{last - first} bytes of type {kind}, which is none of numbers")
+            raise ValueError(f"{last - first} bytes of type {kind}, which is not a type of numbers")
         return np.frombuffer(self.data, dtype, (last - first) // dtype.itemsize, first), start
 
     def _text(self, start: int, end: int) -> str:

@@ -39,8 +39,8 @@ def unique(ids: Sequence[str], sources: Sequence[object], what: str = "images") 
     """Check that ids are unique, and return them in order.
 
     Args:
-        ids: of images.
-        sources: of each id: a file, or a position in one.
+        ids: the ids.
+        sources: source of each id: a file, or a position in one.
         what: noun for the owners of the ids, in the plural.
 
     Raises:
@@ -64,8 +64,8 @@ def checked_ids(ids: object, name: str) -> None:
     """Raise a ValueError unless these are valid ids: texts, at least one, all different.
 
     Args:
-        ids: of any dataset.
-        name: of the dataset, for the message.
+        ids: a dataset's ids.
+        name: the dataset's name, for the message.
     """
     if isinstance(ids, str) or not isinstance(ids, Collection) or not ids:
         raise ValueError(f"{name}.ids: {type(ids).__name__} of no image; expected: a list of at least one id")
@@ -160,15 +160,16 @@ class Ids(list[str]):
 
 
 def match(ids: Iterable[str], keys: Iterable[str], source: Callable[[str], object], what: str) -> dict[str, str]:
-    """Find each image's key, which names a file or a line of one: the shorter of key and id is the end of the longer.
+    """Find each image's key, the name of a file or of a line in one.
 
-    `1` and `run/q/1` both mean the image `q/1`, unless an image has that very name. A key of no image is ignored.
+    A key means an image if the shorter of key and id is the end of the longer: `1` and `run/q/1` both mean the image
+    `q/1`, unless an image has that very name. A key of no image is ignored.
 
     Args:
-        ids: of the images; those of `Ids` may be named by their aliases.
+        ids: the images' ids; those of `Ids` may be named by their aliases.
         keys: names without a file's suffix, `/` between folders.
-        source: origin of a key, for messages.
-        what: noun for the keys' owners, in the plural.
+        source: gives the origin of a key, for messages.
+        what: noun for what the keys name, in the plural.
 
     Returns:
         The key of each image that has one.

@@ -107,7 +107,7 @@ class OpenImages(ImageFiles):
         """The ground truth of image `i`; its boxes are the tightest around each mask.
 
         Raises:
-            BadTruthError: label or a mask is invalid, or all masks are empty.
+            BadTruthError: the label or a mask is invalid, or all masks are empty.
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
@@ -162,7 +162,7 @@ def _masks(folder: Path, lines: list[tuple[str, str]]) -> list[Path | None]:
 
 
 def resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(H, W) bool -> `shape`, each pixel from the one at its upper left corner, as OpenCV's nearest."""
+    """Resize (H, W) bool to `shape`; each pixel has the value at its upper left corner, as with OpenCV's nearest."""
     if mask.shape == shape:
         return mask
     rows, columns = (

@@ -176,7 +176,7 @@ def joined(annotation: IlsvrcTruth, ids: Sequence[str], labels: NDArray[np.int32
 
     Args:
         annotation: the lists.
-        ids: of the images.
+        ids: the images' ids.
         labels: the images' own; -1 for none.
         where: the lists, for messages.
 

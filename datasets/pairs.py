@@ -9,8 +9,8 @@ known, those that both images show have the class `same` and all others `differe
 should highlight the former.
 
 The first line of LFW's list (vis-www.cs.umass.edu/lfw, G. Huang et al., 2007) gives the number of folds and of pairs in
-a half fold (`10 300`; a single number means one fold). For each fold follow the matching pairs, `name m n`, and as many
-non-matching ones, `name m other n`; image n of a person is `<root>/name/name_000n.jpg`. No pair occurs twice.
+a half fold (`10 300`; a single number means one fold). Each fold has its matching pairs, `name m n`, then as many
+non-matching ones, `name m other n`. Image n of a person is `<root>/name/name_000n.jpg`. No pair occurs twice.
 """
 
 import os
@@ -74,7 +74,7 @@ class Lfw:
     """Pairs of files from a list in LFW's format; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
-        pairs: in the list's order.
+        pairs: the pairs, in the list's order.
     """
 
     version = 1

@@ -157,18 +157,18 @@ def read_parquet(
         revision: commit of the hub's dataset, 40 hexadecimal digits, so that the files never change.
         image: column of the images.
         label: column of the labels, or null.
-        boxes: column of each image's boxes, a list of four numbers each, null for none; a nested field as
-            `objects.bbox`.
+        boxes: column of the boxes, for each image a list of four numbers per box; null for none. A nested field is
+            written `objects.bbox`.
         box_labels: column of their labels.
-        box_format: of `boxes`: `xyxy` or `xywh`.
-        box_origin: of `boxes`: number of the first pixel in the boxes, 0 or 1.
-        box_end: of `boxes` with `xyxy`: whether x2 is the last pixel, `inclusive`, or the next one, `exclusive`.
-        truth: folder, or folders `A:B`, of ILSVRC's ground truth in any form, as wsolevaluation's lists; joined by the
-            ids.
+        box_format: format of `boxes`: `xyxy` or `xywh`.
+        box_origin: number of the first pixel in `boxes`, 0 or 1.
+        box_end: for `xyxy`: whether x2 is the last pixel of the box, `inclusive`, or the next one, `exclusive`.
+        truth: folder, or folders `A:B`, of ILSVRC's ground truth in any form, such as wsolevaluation's lists; joined by
+            the ids.
         classes: names in the order of the labels; by default those in the files.
         class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
         name: short name of the dataset.
-        allow_missing: use the files that are there, whatever number of files their names give.
+        allow_missing: use the files that are there, even if by their names (`-of-00014`) there should be more.
 
     Raises:
         FileNotFoundError: there is nothing, files are missing, or they cannot be downloaded.

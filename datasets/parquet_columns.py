@@ -25,12 +25,12 @@ class Table:
     """The small columns of one file.
 
     Attributes:
-        paths: (n,) of the images; None if they have none.
+        paths: (n,) the images' paths; None if they have none.
         labels: (n,) numbers or texts; None if there is no such column.
         boxes: lists of lists of numbers; None if there is no such column.
         box_labels: lists of numbers or texts; None if there is no such column.
-        classes: from the file.
-        rows: their number.
+        classes: class names that the file gives.
+        rows: number of rows.
     """
 
     def __init__(self, path: Path, image: str, label: str | None, boxes: str | None, box_labels: str | None) -> None:
@@ -65,7 +65,7 @@ class Table:
             return _decoded(self.box_labels.flatten())
 
     def numbers(self, column: Any, names: Sequence[str]) -> NDArray[np.int32]:
-        """Labels as numbers, -1 for none; those of no class are outside the range of the classes.
+        """Labels as numbers, -1 for none; a number that is not a class stays outside the range of the classes.
 
         Raises:
             ValueError: a name is not a class.
@@ -100,7 +100,7 @@ def _is_field(schema: pa.Schema, dotted: str) -> bool:
 
 
 def _decoded(column: Any) -> Any:
-    """A column without its dictionary, which writers of categories use."""
+    """A column with its values in place of codes, if it has a dictionary."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
@@ -146,7 +146,7 @@ def class_names(tables: Sequence[Table], given: Sequence[str] | None) -> tuple[s
     """Return the names of the classes: those given, those in the files, or those that occur.
 
     Raises:
-        ValueError: files name different classes, or two of one name; or labels are not of one type, whole numbers or
+        ValueError: files name different classes or one class twice, or the labels are neither all whole numbers nor all
             names.
     """
     named = [table for table in tables if table.classes]
@@ -163,7 +163,7 @@ def class_names(tables: Sequence[Table], given: Sequence[str] | None) -> tuple[s
 
 
 def _columns_of_labels(tables: Sequence[Table]) -> tuple[list[Any], list[Any]]:
-    """The columns of labels, of images and of boxes. ValueError unless they are of one type and no label is empty."""
+    """The label columns of images and of boxes. Raises a ValueError unless they have one type and no label is empty."""
     columns: tuple[list[Any], list[Any]] = [], []
     for table in tables:
         for found, column in zip(columns, (table.labels, table.flat_box_labels()), strict=True):
@@ -190,10 +190,10 @@ def _occurring(columns: Sequence[Any]) -> tuple[str, ...]:
 
 
 def read_boxes(tables: Sequence[Table], form: BoxForm, names: tuple[str, ...]) -> Boxes:
-    """Return the boxes of all images, in the form that `form` describes, and their labels.
+    """Return the boxes of all images, converted from the format `form`, and their labels.
 
     Raises:
-        FileError: a column is no list of boxes, or an image has another number of labels than of boxes.
+        FileError: a column is not a list of boxes, or an image's labels and boxes differ in number.
     """
     counts, boxes, labels = [], [], []
     bare = 0 if names == (ONLY_CLASS,) and all(table.labels is None for table in tables) else -1

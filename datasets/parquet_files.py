@@ -17,7 +17,7 @@ def find_files(path: str | Path, split: str, revision: str | None, allow_missing
     """Return the Parquet files of a split, sorted; for the arguments see `eigencam.datasets.parquet.read_parquet`.
 
     Raises:
-        FileNotFoundError: there is none, one of those that the others' names count is missing, or they cannot be
+        FileNotFoundError: there is none, one that the others' names imply (`-of-00014`) is missing, or they cannot be
             downloaded.
         ValueError: a revision is missing, or is given for files on disk.
     """
@@ -47,7 +47,7 @@ def _is_of_split(path: Path, split: str) -> bool:
 
 
 def _missing(files: Sequence[Path]) -> list[Path]:
-    """The files that names such as `validation-00000-of-00014.parquet` count, and that do not exist."""
+    """The missing files that names such as `validation-00000-of-00014.parquet` imply."""
     numbers: dict[tuple[Path, str, str], set[int]] = defaultdict(set)
     for file in files:
         if match := _SHARD.fullmatch(file.name):

@@ -31,10 +31,10 @@ HUES = {
     "blue": (0, 0, 1),
     "magenta": (1, 0, 1),
 }
-"""The RGB components of each."""
+"""The RGB components of each hue."""
 
 SIDE = 112
-_MUTED = 0.3  # largest difference between two colours of a pixel outside the marks; below 0.5 no hue responds
+_MUTED = 0.3  # largest difference between two channels of a pixel outside the marks; below 0.5 no hue responds
 _LARGEST, _STEP = 14.0, 0.75  # radius of the first mark in pixels, and ratio of each further radius to the one before
 
 
@@ -53,7 +53,7 @@ class Planted:
     Args:
         count: number of images.
         seed: another seed gives other images.
-        marks: number in each image, of distinct hues.
+        marks: number of marks in each image, all of different hues.
     """
 
     version = 1
@@ -137,7 +137,7 @@ def _image(seed: int, marks: int, index: int) -> _Image:
 
 
 def _muted(image: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(H, W, 3) in 0..1 of (3, H, W): no two colours of a pixel differ by more than `_MUTED`."""
+    """(3, H, W) -> (H, W, 3) in 0..1: no two channels of a pixel differ by more than `_MUTED`."""
     pixels = np.clip(image, 0, 1).astype(np.float64).transpose(1, 2, 0)
     grey = pixels.mean(axis=-1, keepdims=True)
     return grey + _MUTED * (pixels - grey)

@@ -57,7 +57,7 @@ class FileError(ValueError):
 
 
 class Reading:
-    """One file while it is read; a context that turns every error into one line about the file.
+    """One file while it is read; a context manager that turns every error into one line about the file.
 
     Attributes:
         path: the file.
@@ -71,7 +71,7 @@ class Reading:
 
         Args:
             path: the file.
-            expected: what the file, or its line, should be, as a noun; ends the message.
+            expected: noun for what the file, or its line, should be; it ends the message.
         """
         self.path, self.expected, self.place = Path(path), expected, ""
 
@@ -181,7 +181,7 @@ class Reading:
 
 
 def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The JSON object of these pairs, for `json.loads`. ValueError if a key occurs twice: one value would be lost."""
+    """The JSON object of these pairs, for `json.loads`. Raises a ValueError if a key occurs twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
@@ -284,7 +284,7 @@ def paths_in(folder: Path | str, suffixes: Sequence[str], depth: int = 0) -> Ite
 
 
 def beginning(folder: Path | str) -> str:
-    """What the paths of all files in a folder begin with."""
+    """The common beginning of the paths of all files in a folder."""
     return "" if Path(folder) == Path() else os.path.join(folder, "")  # noqa: PTH118
 
 

@@ -29,8 +29,8 @@ _SIZES = ((120, 160), (160, 120), (144, 144), (128, 192), (192, 128), (112, 168)
 """Height and width of the images."""
 
 _SMALLEST, _LARGEST = 0.045, 0.62  # the main object's visible box, as a fraction of the image
-_LEAST_VISIBLE = 0.6  # of an object's silhouette
-_DOMINANCE = 1.6  # visible area of the main object over that of any object of another class
+_LEAST_VISIBLE = 0.6  # smallest visible share of an object's silhouette
+_DOMINANCE = 1.6  # smallest ratio of the main object's visible area to that of any object of another class
 
 Pixels = NDArray[np.bool_]
 
@@ -124,10 +124,10 @@ def draw_scene(
     """Draw a scene.
 
     Args:
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         label: class of the main object; None: any.
-        without: classes that no other object is of.
-        kinds: of objects.
+        without: classes that no other object may have.
+        kinds: the classes that can be drawn.
     """
     rng = np.random.default_rng(list(seed))
     size = _SIZES[rng.integers(len(_SIZES))]

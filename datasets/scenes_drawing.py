@@ -116,9 +116,9 @@ class Layer(NamedTuple):
         label: number of its class, or -1 for clutter that is no object.
         window: rows and columns of the image.
         alpha: (h, w) float32 in [0, 1]; a pixel belongs to the object where it is >= 0.5.
-        solid: (h, w) bool, exactly that.
+        solid: (h, w) bool, where `alpha` is >= 0.5.
         rgb: (3, h, w) float32 in [0, 1].
-        area: of the whole silhouette within the image, pixels.
+        area: area of the whole silhouette within the image, in pixels.
     """
 
     label: int
@@ -164,9 +164,9 @@ class Kinds:
     """Classes of objects that can be drawn.
 
     Attributes:
-        drawings: by the class's name.
+        drawings: drawing function of each class, by name.
         upright: classes of things that stand.
-        shares: smallest share of an image that a main object's box takes, and what is added to it at most.
+        shares: smallest share of an image that a main object's box takes, and the most that is added to it.
     """
 
     drawings: Mapping[str, Drawing]
@@ -175,7 +175,7 @@ class Kinds:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, in order."""
+        """The classes' names, in order."""
         return tuple(self.drawings)
 
     def pose(self, label: int, rng: np.random.Generator) -> Pose:

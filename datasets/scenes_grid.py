@@ -1,8 +1,8 @@
 """Mosaics of scenes for grid pointing: n x n cells, each a scene of another class.
 
-Each scene is squashed to a square cell (bilinear, antialiased), as when the networks of the scenes see it alone. The
-boxes of the ground truth are the cells, each labelled with the class of its scene. With `target=each`, every cell's
-class has a map. The image's own label is the class of one cell, the next one from image to image. No scene is in two
+Each scene is squashed to a square cell (bilinear, antialiased), as the networks of the scenes receive a single scene.
+The boxes of the ground truth are the cells, each labelled with the class of its scene. With `target=each`, every cell's
+class has a map. The image's own label is the class of one cell: for image i, cell i modulo n x n. No scene is in two
 mosaics.
 
 With `heads`, the classes are those of networks with one output per cell and class (`eigencam.networks.scenes_cells`):
@@ -40,10 +40,10 @@ class ScenesGrid:
 
     Args:
         count: number of mosaics.
-        seed: of the scenes.
-        split: of the scenes.
-        cells: n, scenes along each side.
-        side: pixels of a cell.
+        seed: seed of the scenes.
+        split: split of the scenes.
+        cells: n, number of cells along each side.
+        side: side of a cell in pixels.
         heads: whether each cell has classes of its own.
     """
 

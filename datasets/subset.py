@@ -44,13 +44,13 @@ class Subset:
 
     @property
     def digest(self) -> Callable[[int], str]:
-        """The dataset's `digest`, by position here (`eigencam.datasets.digest`). AttributeError if it has none."""
+        """The dataset's `digest`, by position in the subset. Raises an AttributeError if the dataset has none."""
         digest = self.dataset.digest  # type: ignore[attr-defined]
         return lambda i: digest(self.positions[i])
 
     @property
     def partner(self) -> Callable[[int], NDArray[np.uint8]]:
-        """The dataset's `partner`, by position here (`eigencam.datasets.pairs`). AttributeError if it has none."""
+        """The dataset's `partner`, by position in the subset. Raises an AttributeError if the dataset has none."""
         partner = self.dataset.partner  # type: ignore[attr-defined]
         return lambda i: partner(self.positions[i])
 
@@ -72,9 +72,9 @@ def chosen(
     """Return the requested images; the dataset itself if these are all.
 
     Args:
-        dataset: of any kind.
+        dataset: any dataset.
         limit: number of images, 1 or more; None for all. More than the dataset has is an error.
-        seed: of a sample; None for the first ones.
+        seed: seed of a sample; None for the first images.
         images: file with one id per line, or ids. The end of a path is enough if it identifies the image.
 
     Raises:

@@ -86,8 +86,8 @@ def read_webdataset(
 
     Raises:
         FileNotFoundError: there is no tar, or one of a range is missing.
-        ValueError: a file is not a complete tar or has no image, a sample with a label has no image or two, or a label
-            is no number.
+        ValueError: a file is not a complete tar or has no image, a sample with a label has no image or several, or a
+            label is not a number.
     """
     files = _tars(path)
     kind = re.sub(r"\W", "-", label or "none")
@@ -164,9 +164,9 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
 
 
 def _check_end(path: Path, end: int) -> None:
-    """ValueError unless a tar has zeros, and nothing else, from byte `end` on, where its last member ends.
+    """Raise a ValueError unless a tar has only zeros from byte `end` on, where its last member ends.
 
-    Python's reader stops at anything else without a word, and the members behind it would be lost.
+    Python's reader stops silently at anything else, and the members behind it would be lost.
     """
     with path.open("rb") as file:
         file.seek(end)
@@ -203,7 +203,7 @@ def _label(path: Path, members: dict[str, tarfile.TarInfo], label: str) -> int:
 
 
 def _short(ids: Names, files: Sequence[Path], table: pa.Table) -> Names:
-    """The ids without their folders, if they stay unique. ValueError if two images have the same name."""
+    """The ids without their folders, if they stay unique. Raises a ValueError if two images have the same name."""
     short = Names(name.rsplit("/", 1)[-1] for name in ids)
     if not repeated(short):
         return short

@@ -6,9 +6,9 @@
 All objects of the 20 classes are target objects (`foreground="any"`). VOC's files count pixels from 1; boxes are
 shifted to 0-based inclusive pixels, and fractions (VOC 2012 has some) are kept.
 
-An image may have objects of several classes; its label is the class with the largest area. The area is that of the mask
-if there is one with an object, otherwise the sum over the boxes, without those flagged difficult unless all are. Of
-equal classes the first in alphabetical order is taken; without any object the label is -1.
+An image may have objects of several classes; its label is the class with the largest area, by the rule of
+`eigencam.datasets.main_class`. The first in alphabetical order of equal classes is taken; without any object the label
+is -1.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Annotation:
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
         labels: (B,) int64, index into `CLASSES`.
         difficult: (B,) bool.
-        file_name: the image's, as the file gives it.
+        file_name: the image's file name, as the annotation gives it.
     """
 
     size: tuple[int, int] | None
@@ -213,7 +213,7 @@ class Voc:
         return Path(self._files[kind][name])
 
     def _annotation(self, name: str, origin: int, stems: Container[str]) -> Annotation:
-        if name not in self._files["Annotations"]:  # as for the task Segmentation alone
+        if name not in self._files["Annotations"]:  # only possible for the task Segmentation
             return _NOTHING
         path = self._path("Annotations", name)
         try:
@@ -236,7 +236,7 @@ class Voc:
         return mask
 
     def _complete(self, listed: list[str], existing: dict[str, dict[str, str]], allow_missing: bool) -> list[str]:
-        """The images that have all their files; raises if any has not, unless allowed."""
+        """The images that have all their files. Raises FileNotFoundError if one lacks any, unless `allow_missing`."""
         kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
         complete = [name for name in listed if all(name in existing[kind] for kind in kinds)]
         if len(complete) < len(listed) and not (allow_missing and complete):

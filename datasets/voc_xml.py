@@ -26,9 +26,9 @@ class VocObjects:
     Attributes:
         size: (height, width) in pixels.
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
-        names: of each object's class.
+        names: class name of each object.
         difficult: (B,) bool.
-        file_name: the image's, as the file gives it; "" if it does not.
+        file_name: the image's file name, as the annotation gives it; "" if it does not.
     """
 
     size: tuple[int, int]
@@ -39,7 +39,7 @@ class VocObjects:
 
 
 def checked(root: ET.Element) -> list[ET.Element]:
-    """The objects of an annotation, without parts, which have boxes too.
+    """The objects of an annotation, without their parts, such as heads, which have boxes too.
 
     Raises:
         ValueError: the root is no annotation, a tag is in capitals, or a size, a name or a flag occurs twice.
@@ -58,11 +58,11 @@ def checked(root: ET.Element) -> list[ET.Element]:
 def of_another(path: Path | str, file_name: str, stems: Container[str]) -> str:
     """What is wrong with an annotation that names another image; "" if nothing.
 
-    A name of no image is a copy's or a placeholder (`%s`), and means nothing.
+    A name that belongs to no image is ignored: it comes from a copy, or is a placeholder (`%s`).
 
     Args:
         path: the annotation, named after its image.
-        file_name: the image's, as the annotation gives it.
+        file_name: the image's file name, as the annotation gives it.
         stems: names of all images, without folder and suffix.
     """
     own = Path(path).stem
@@ -83,7 +83,7 @@ def read_objects(path: Path, origin: int = 1) -> VocObjects:
 
     Raises:
         FileError: the file is not such an annotation.
-        BadTruthError: it has a box outside the image, or another value of `difficult` than 0 and 1.
+        BadTruthError: a box is impossible, an object has two, or a value of `difficult` is neither 0 nor 1.
     """
     with Reading(path, "a VOC annotation") as file:
         root = file.xml()

@@ -49,12 +49,12 @@ class Metadata:
     """One split; row `i` is image `paths[i]`.
 
     Attributes:
-        paths: of the images, as in the files, sorted.
+        paths: the images' paths, as in the files, sorted.
         labels: (N,) int64.
         sizes: (N, 2) int64, (height, width); zeros if the files do not say.
-        boxes: of each image (B, 4) float64, inclusive pixels; empty for OpenImages.
-        masks: of each OpenImages image, its masks and ignored region, by path; "" for no region.
-        faults: of an image's label or size, by path.
+        boxes: for each image (B, 4) float64, inclusive pixels; empty for OpenImages.
+        masks: for each OpenImages image, the paths of its masks, each with that of the ignored region or "".
+        faults: faults in an image's label or size, by path.
     """
 
     paths: list[str]
@@ -77,7 +77,7 @@ def read_metadata(
     """Read a split.
 
     Args:
-        folder: that of the files.
+        folder: folder of the files.
         dataset: `CUB`, `ILSVRC` or `OpenImages`.
         split: `train`, `val` or `test`.
         n_classes: labels are 0 to n_classes - 1.
@@ -111,7 +111,7 @@ def read_metadata(
 
 
 def class_index(text: str, n_classes: int, first: int = 0) -> int | None:
-    """The index of a file's class number, or None if it is not a whole number from `first` on."""
+    """The index of a class whose number in a file counts from `first`; None if the text is no class's number."""
     if not text.strip().isdecimal() or len(text) > 9:
         return None
     index = int(text) - first
@@ -178,7 +178,7 @@ def _known(path: str, labels: Container[str], allow_outside: bool) -> str:
 
 
 def _boxes(place: Path, paths: list[str], labels: Container[str], allow_outside: bool) -> tuple[Boxes, Masks]:
-    """Lines of localization.txt with boxes, one of which may occur twice, for the images of image_ids.txt."""
+    """The boxes in localization.txt for the images of image_ids.txt; a box may occur twice."""
     found: dict[str, list[list[float]]] = {path: [] for path in paths}
     with Reading(place, "`path,x0,y0,x1,y1`") as file:
         for path, *corners in file.columns(",", 5):
@@ -188,7 +188,7 @@ def _boxes(place: Path, paths: list[str], labels: Container[str], allow_outside:
 
 
 def _masks(place: Path, paths: list[str], labels: Container[str], allow_outside: bool) -> tuple[Boxes, Masks]:
-    """Lines of localization.txt with masks; an image's first line also has the ignored region."""
+    """The masks in localization.txt; one line of an image, the first, also has the ignored region."""
     found: dict[str, list[tuple[str, str]]] = {path: [] for path in paths}
     seen: dict[str, str] = {}
     with Reading(place, "`path,mask,ignore`") as file:

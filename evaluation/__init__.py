@@ -1,4 +1,4 @@
-"""Evaluators, box arithmetic, statistics and tables. Imported as `eigencam.evaluation`; needs no torch."""
+"""Evaluators, statistics and tables. Imported as `eigencam.evaluation`; needs no torch."""
 
 if __name__ != "eigencam.evaluation":
     raise ImportError(

@@ -19,8 +19,9 @@ change and the box afterwards count in the same way. Such images have no similar
 left out there. If the logits for the image or the attacked image are not finite, the prediction is -1, and the image is
 left out of the fooling rate. Notes and n say how many there are.
 
-The norm of the noise is in units of the image before normalisation, where black is 0 and white is 1: `l2`; `linf`, in
-steps of 1/255; and `relative_l2`, the norm divided by that of the image, in percent, which DeepFool's paper averages.
+Noise is measured on the image before normalisation, where black is 0 and white is 1. `l2` is its norm, `linf` its
+largest change in units of 1/255, and `relative_l2` its norm divided by that of the image, in percent; DeepFool's paper
+averages the last.
 """
 
 from __future__ import annotations

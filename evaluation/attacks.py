@@ -1,14 +1,15 @@
 r"""Adversarial noise: a small change of an image that changes the network's prediction.
 
-* DeepFool (S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, CVPR 2016): as if the network were affine, step to the
-  nearest boundary between the predicted class k0 and another of its `num_classes` likeliest, until the prediction
+* DeepFool (S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, CVPR 2016) treats the network as affine, and steps to the
+  nearest boundary between the predicted class k0 and another of the `num_classes` likeliest ones until the prediction
   changes. With w_k = ∇f_k - ∇f_k0 and f_k = f_k(x) - f_k0(x),
 
   $$l = \arg\min_k |f_k| / \|w_k\|_2, \qquad r_i = (|f_l| / \|w_l\|_2 + 10^{-4})\, w_l / \|w_l\|_2,$$
 
   and the image is x + (1 + overshoot) Σ r_i. The authors' code does this on the normalised image without clipping to
-  the range of pixels; so do the defaults.
-* FGSM (I. Goodfellow, J. Shlens, C. Szegedy, ICLR 2015): x + eps sign(∇ loss), loss the cross entropy of a class.
+  the range of pixels, and so do the defaults here.
+* FGSM (I. Goodfellow, J. Shlens, C. Szegedy, ICLR 2015): x + eps sign(∇ loss); the loss is the cross entropy of a
+  class.
 * PGD (A. Madry et al., ICLR 2018): steps of `step` in that direction, each followed by a projection on the box of
   half side eps around x, from a random start in it.
 
@@ -60,8 +61,8 @@ class Attack(Protocol):
         Args:
             logits: function from images in the unit of `images` to logits.
             images: (N, C, H, W) float32, before normalisation, 0 black and 1 white.
-            scale: (C, 1, 1), what 1 becomes in the normalised image.
-            names: N, the seeds of random numbers.
+            scale: (C, 1, 1), white minus black in the normalised image.
+            names: N image names, which seed random numbers.
         """
         ...
 
@@ -246,7 +247,7 @@ class PGD:
         step: change of a pixel per step.
         steps: number of steps.
         random_start: whether to begin at a random point of the box.
-        seed: of that point, together with the image's name.
+        seed: seed of that point, together with the image's name.
     """
 
     eps: float = 8 / 255

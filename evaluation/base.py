@@ -60,7 +60,7 @@ class Metric:
         value: in `unit`; NaN if it is not defined.
         low: lower end of the 95 % interval, same unit.
         high: upper end.
-        n: the denominator: number of images, objects, or images whose pixels the value is over.
+        n: the denominator: number of images or objects, or of the images whose pixels are counted.
         unit: `%`, or "" for a plain number.
         threshold: the threshold of the value, with its rule, e.g. `0.15 max`; "" without one.
         better: `lower` or `higher`; "" if neither is better.
@@ -72,8 +72,8 @@ class Metric:
         hit: whether the value of each row is a hit or a miss.
         undefined: whether the rows do not define it; `note` says why, `value` is NaN.
         win: name of the metric that `eigencam table --win` adds, the share of images in which a method's drop of the
-            probability is the smallest; "" for any other metric than such a drop.
-        kept: with `win`, the column of rows with the probability that a changed image keeps of the column `confidence`.
+            probability is the smallest; "" if this metric is not such a drop.
+        kept: with `win`, the column of rows with the changed image's probability; `confidence` has the original's.
         caution: why there is no interval, or that few images of a class bias the value; "" if neither applies.
     """
 
@@ -105,7 +105,7 @@ class Curve:
     """One line of a plot: values of one result's rows along a threshold, an overlap or a number of boxes.
 
     Attributes:
-        name: of the plot, stable: curves of the same name, from several methods, share one.
+        name: name of the plot, stable; curves of several methods with the same name share a plot.
         x: meaning of `xs`, e.g. `overlap (IoU)`.
         y: meaning of `ys`, with the unit: `recall %`.
         xs: (K,) in the order of the line.
@@ -133,10 +133,10 @@ class Summing(Protocol):
                         defined
         row_of_boxes    see `BoxEvaluator`
         sources         `sources(dataset)` returns the SHA-256 of the files that its parameters name, by parameter, for
-                        the result's identity, and raises ValueError if one does not fit the dataset, before an image
-                        is read
-        curves          `curves(rows) -> list[Curve]`, for the rows that `summary` takes: the content of plots, also a
-                        pure function; no curves if the rows do not define them
+                        the result's identity. It is called before an image is read, and raises ValueError if a file
+                        does not fit the dataset
+        curves          `curves(rows) -> list[Curve]`, for plots; a pure function of the rows that `summary` takes, and
+                        empty if these define no curve
         weights         a weights file for the network; see `Probe.reweighted`
     """
 
@@ -278,7 +278,7 @@ class Probe(Protocol):
         Args:
             order: `cascading`: more and more layers, from the output on; `independent`: one stage at a time.
             stages: number of groups of layers, of which the first is the output layer; 0: every layer is a stage.
-            seed: of the weights.
+            seed: seed of the new weights.
 
         Returns:
             For each stage, the randomised layer nearest to the input, and the maps (N, h, w).

@@ -62,7 +62,7 @@ def ranks_of(m: Tensor) -> Tensor:
 
 
 def _ranks_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(N, P) -> (N, P): the same, by one sort of integers: inverted bits of the value, then the pixel's number."""
+    """(N, P) -> (N, P): the same, by one sort of integers: the inverted value in the upper bits, the pixel below it."""
     values = values + np.float32(0)  # 0 and -0 count as one value
     bits = values.view(np.uint32)
     bits[np.isnan(values)] = 0x7FC00000  # above all numbers
@@ -78,11 +78,11 @@ def _ranks_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def points_gone(ranks: Tensor, gone: Tensor) -> Tensor:
-    """The first of P points at which each pixel is gone, in as few bytes as hold P.
+    """The first of P points at which each pixel is removed, in as few bytes as hold P.
 
     Args:
         ranks: (N, H, W), from `ranks_of`.
-        gone: (P,) rising numbers of pixels that are gone at each point.
+        gone: (P,) ascending numbers of pixels that are removed at each point.
 
     Returns:
         (N, H, W) uint8 or int32: smallest p with ranks < gone[p]; P where there is none.
@@ -98,7 +98,7 @@ def points_gone(ranks: Tensor, gone: Tensor) -> Tensor:
 
 
 def is_gone(first: Tensor, point: Tensor, i: Tensor) -> Tensor:
-    """(M, H, W) bool: the pixels of image i (M,) that are gone at a point (M,); `first` comes from `points_gone`."""
+    """(M, H, W) bool: the pixels of image i (M,) removed at a point (M,); `first` comes from `points_gone`."""
     import torch
 
     point = point.to(first.dtype)[:, None, None]
@@ -166,7 +166,7 @@ def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64
     """(N,) in 0..1 each: the relative drop of the probability, and whether it increases (1) or not (0), or NaN.
 
     Args:
-        rows: of `AverageDrop`.
+        rows: rows of `AverageDrop`.
         kept: the column with the probability afterwards.
     """
     before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))

@@ -10,12 +10,12 @@ argmax in the authors' code. A class-agnostic method has equal maps everywhere, 
 nothing about the second; the note counts such pixels. A map without a positive value predicts no pixel.
 
 An image in which the map of one class is constant or not finite is wrong at every pixel: nothing is right, and each
-class, background included, is predicted in all pixels that are not its own. Only the constant map of a baseline that
-returns it on purpose counts like any other map.
+class, background included, is predicted in all pixels that are not its own. Only a constant map that a baseline returns
+on purpose counts like any other map.
 
-    class_miou            VOC's mean IoU at a fixed t: right, predicted and true pixels are summed over the dataset; IoU
-                          of each class, mean over the classes, background included, that occur in the truth (the
-                          interval: over these classes, each in 3 images or more)
+    class_miou            VOC's mean IoU at a fixed t: right, predicted and true pixels are summed over the dataset, and
+                          the IoUs of the classes that occur in the truth, background included, are averaged. It has an
+                          interval if each of these classes occurs in 3 images or more
     class_miou_tuned      the same, where each half of the images, by a hash of their ids, uses the t that is
                           best on the other half; with `tune` all metrics cover only a part of the images, and this one
                           uses the t that is best on the rest (`evaluation/tuning.py`)
@@ -55,7 +55,7 @@ class ClassSegmentation:
 
     Attributes:
         threshold: t of `class_miou`, a share of each map's maximum.
-        step: of the grid of thresholds, from 0 on, for the other metrics.
+        step: step of the grid of thresholds, from 0 on, for the other metrics.
         tune: the images that `class_miou_tuned` chooses on, a share or a file, see `evaluation/tuning.py`; None: for
             each half, the other half.
     """
@@ -90,10 +90,11 @@ class ClassSegmentation:
 
         Returns:
             `has_mask`; `classes` (K,) uint8, those of the maps and of the mask ascending, background 0; `right` and
-            `predicted` (K (T + 1),) uint32, pixels for which a class has the highest score, by that score's level; for
-            the background, the pixels that fall to it; `truth` (K,) uint32, its pixels; `tied`, pixels above the fixed
-            threshold at which classes tie; `maps`, `constant`, `nonfinite`, numbers of maps; with `tune` whether the
-            threshold is chosen on the image, `in_tune`.
+            `predicted` (K (T + 1),) uint32, for each class the pixels where it has the highest score, by the number of
+            thresholds that this score exceeds (for the background, the pixels of all classes); `truth` (K,) uint32, the
+            true pixels of each class; `tied`, the pixels above the fixed threshold at which classes tie; `maps`,
+            `constant`, `nonfinite`, numbers of maps; with `tune` whether the threshold is chosen on the image,
+            `in_tune`.
         """
         truth = truths[0]
         seen = [score_map.state for score_map in score_maps]
@@ -218,10 +219,10 @@ class _AtThresholds:
     """The metrics of the module's docstring, at thresholds chosen from all rows.
 
     Attributes:
-        evaluator: of the rows.
-        fixed: index of its own threshold.
-        best: index of the best one.
-        crossed: for either half, the index of the best one on the other half.
+        evaluator: the evaluator.
+        fixed: index of its fixed threshold.
+        best: index of the best threshold.
+        crossed: for either half, the index of the best threshold on the other half.
         halved: whether there are images in both halves.
         absent: number of requested classes without a pixel.
         tuned_on: with `tune`: number of images on which the threshold is chosen.
@@ -348,7 +349,7 @@ def _mean_ious(totals: Totals) -> Counts:
 
 
 def _without_map(rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """(N,): images with a class whose map is undefined; a baseline's constant map on purpose is defined."""
+    """(N,): images with a class whose map is undefined; one that a baseline returns on purpose is not."""
     bad = rows["nonfinite"].to_numpy(np.int64) + rows["constant"].to_numpy(np.int64)
     if "constant_by_design" in rows:
         bad = np.where(rows["constant_by_design"].to_numpy(bool), rows["nonfinite"].to_numpy(np.int64), bad)

@@ -13,8 +13,8 @@ eight neighbours are finished: area and Euler number by S. B. Gray, "Local prope
 dimensions", IEEE Trans. Computers 1971, as sums over the four 2 x 2 squares that contain the pixel.
 
 The area of a component is that of the polygon through the centres of its outermost pixels, with its holes filled; a
-square with three pixels of the component contributes 1/2, one with four contributes 1. These sums do not see holes, so
-where it matters the polygon is followed. All areas are doubled, to be integers.
+square with three pixels of the component contributes 1/2, one with four contributes 1. These sums leave out the area of
+holes, so where it matters the polygon is followed. All areas are doubled, to be integers.
 
 Importing this module imports numba.
 """
@@ -53,11 +53,11 @@ SEGMENTS = 12
 
 
 def outer(levels: Levels, segments: int = SEGMENTS) -> Nodes:
-    """The 8-connected components of (H, W) levels > v for v = 0 .. 254: (K, 10), columns as above.
+    """The 8-connected components of (H, W) levels > v for v = 0 .. 254: (K, 10), as in `smooth_component_tree`.
 
     Args:
         levels: the image.
-        segments: mean number per row; a rougher image is flooded, which gives the same nodes in another order.
+        segments: mean number per row above which the image is flooded; this gives the same nodes in another order.
     """
     nodes = nodes_if_smooth(levels, segments * len(levels), areas=True)
     return _flooded(levels) if nodes is None else nodes
@@ -190,7 +190,7 @@ def _sum(component: Nodes, state: NDArray[np.uint8], pixel: int, reach: NDArray[
 
 @njit(cache=True, nogil=True)
 def _close(stack: Nodes, top: int, level: int, nodes: Nodes, count: int, eight: bool, height: int, width: int) -> int:
-    """Finish all components above `level`: into `nodes`, and into those below them. Merged ones get HIGH = -1."""
+    """Store all components above `level` in `nodes`, and merge them into those below. Merged ones get HIGH = -1."""
     while stack[top, HIGH] > level:
         component = stack[top]
         below = max(level, 0)

@@ -29,8 +29,8 @@ def sums_of(rows: pd.DataFrame, worst: Mapping[str, float]) -> Totals:
     """Return the number of rows `n` (1,), and for each column of lists (N, P) its sum over the rows (P,), float64.
 
     Args:
-        rows: of an evaluator that runs the network on changed images; without rows the result is empty.
-        worst: by column, the value for images without one.
+        rows: rows of an evaluator that runs the network on changed images; without rows the result is empty.
+        worst: for each column, the value for images that have none.
     """
     if rows.empty:
         return {}

@@ -1,8 +1,8 @@
 """Which detections are correct, and their average precision, by PASCAL VOC's rules.
 
 Within an image and class the detections are ordered by descending score. Each is compared with the object of its class
-that it overlaps most (inclusive IoU). From 0.5 on it is a hit, unless a better detection has hit that object before;
-then it is a false one, like any with less overlap. An object flagged difficult is neither found nor missed, and a
+that it overlaps most (inclusive IoU). With an IoU of at least 0.5 it is a hit, unless a detection with a higher score
+has hit that object already; otherwise it is false. An object flagged difficult is neither found nor missed, and a
 detection of it does not count. Average precision is that of `eigencam.evaluation.average_precision`, where missed
 objects count in the recall's denominator; its mean is over the classes that have an object.
 
@@ -47,7 +47,7 @@ def detected(boxes: Boxes, scores: NDArray[np.float64], labels: NDArray[np.int64
         boxes: (K, 4) inclusive pixels of the original image, in any order.
         scores: (K,) finite.
         labels: (K,) index into the dataset's classes.
-        truth: of the image.
+        truth: truth of the image.
     """
     order = np.argsort(-scores, kind="stable")
     boxes, scores, labels = boxes[order], scores[order], labels[order]
@@ -71,7 +71,7 @@ def mean_average_precision(detections: Sequence[Detected], classes: int) -> tupl
     """(mean over classes, by class) of the area under the precision-recall curve, in 0..1.
 
     Args:
-        detections: of all images.
+        detections: the detections of all images.
         classes: number of the dataset's classes; those without an object that counts are left out.
     """
     scores = np.concatenate([one.scores for one in detections])

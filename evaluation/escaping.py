@@ -89,11 +89,11 @@ _LATEX_SYMBOLS = {
     "φ": r"\phi",
     "ω": r"\omega",
 }
-"""Commands in LaTeX's mathematics, by the letter."""
+"""LaTeX's math commands, by character."""
 
 
 def one_line(text: object) -> str:
-    r"""Return text that stays on its line and does not control a terminal: `\n`, `\x1b` replace the characters."""
+    r"""Return the text with the escapes (`\n`, `\x1b`) of characters that end a line or control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 

@@ -3,8 +3,8 @@ r"""Does the network rely on what the map shows? Metrics that run the network on
 Y and O are the softmax probabilities of the map's class for the image and for the changed image.
 
 * Average drop and increase in confidence (Chattopadhay et al., "Grad-CAM++", WACV 2018), for the image weighted with
-  the map m, scaled to 0..1 and enlarged bilinearly, at shares p of its highest pixels as in L-CAM
-  (Gkartzonika et al., ECCV Workshops 2022): pixels below the p-th are set to 0 in m, the others keep their value.
+  the map m, scaled to 0..1 and enlarged bilinearly. As in L-CAM (Gkartzonika et al., ECCV Workshops 2022), a share p of
+  the pixels, the highest ones, keep their value in m, and all others are set to 0.
 
   $$AD_p = 100\,\operatorname{mean}\frac{\max(0, Y - O_p)}{Y}, \qquad IC_p = 100\,\operatorname{mean}[O_p > Y]$$
 
@@ -28,7 +28,7 @@ If a number is not defined, the image counts at the metric's worst value, for ev
 the table's note: a drop of 100 %, no increase, a probability of 1 throughout the deletion and of 0 throughout the
 insertion, ROAD's shares likewise, coherency and ADCC of 0, complexity of 100 %. This applies if
 
-* the map is constant or not finite (even on purpose: such a map says nothing about what to remove);
+* the map is constant, even if a baseline returns it on purpose (it says nothing about what to remove), or not finite;
 * the network's logits for the image are constant or not finite, or those for a changed image are not finite;
 * for the drop only, the class has probability 0 initially: 0/0.
 
@@ -88,7 +88,7 @@ class AverageDrop:
     """Evaluator of average drop and increase in confidence; see the module.
 
     Attributes:
-        shares: of the pixels that are kept, in (0, 1].
+        shares: shares of the pixels that are kept, in (0, 1].
         fill: what removed pixels become: `black`, `mean` or `blur`.
     """
 
@@ -225,7 +225,7 @@ class InsertionDeletion:
         return rows_with_states({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return the contribution of each row: the area under either curve."""
+        """Return the contribution of each row: the area under each curve."""
         parts = footnote_parts(rows, np.stack(rows["deletion"].to_numpy()))
         for name, worst in (("deletion", 1), ("insertion", 0)):
             curve = np.stack(rows[name].to_numpy()).astype(np.float64)
@@ -264,7 +264,7 @@ class InsertionDeletion:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """Evaluator of ROAD; see the module. `noise`: its standard deviation, in normalised values."""
+    """Evaluator of ROAD; see the module. `noise`: standard deviation of the noise, in normalised values."""
 
     noise: float = 0.01
 

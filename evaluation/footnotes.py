@@ -98,7 +98,7 @@ def _sayings(part: pd.DataFrame, chosen: list[str], style: Style) -> list[str]:
 
 
 def _left_out(part: pd.DataFrame, style: Style) -> list[str]:
-    """Images and results that are not in it, methods that need a remark, and images that a classifier was fitted on."""
+    """Images and results that are left out, methods that need a remark, and images that a classifier was fitted on."""
     notes = []
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} images could not be decoded and are left out (named in metrics.json)")
@@ -163,7 +163,7 @@ def _origins(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
     for name, pairs in zip(names, results["packages"], strict=True):
         for package, version in pairs:
             packages.setdefault(package, {}).setdefault(name, []).append(version)
-    splits: dict[tuple[tuple[str, ...], ...], list[tuple[str, list[str]]]] = {}  # packages that split them alike
+    splits: dict[tuple[tuple[str, ...], ...], list[tuple[str, list[str]]]] = {}  # packages that split results alike
     for package, found in sorted(packages.items()):
         groups = _grouped(found)
         if len(groups) > 1:

@@ -6,9 +6,9 @@ axes, and 1 the constant image. The system is (S 1) x - S x = 0 at removed pixel
 
 It is solved by conjugate gradients for all images and channels at once, on their device, with one multigrid cycle
 as preconditioner (O. Tatebe, "The multigrid preconditioned conjugate gradient method", 1993): the residual is first
-reduced on small images, so a wide hole needs no more steps than a small one. S is also the interpolation between two
-sizes, after each pixel was doubled, and so the cycle is symmetric. The first guess consists of means of the known
-pixels, interpolated in the same way.
+reduced on small images, so a wide hole needs no more steps than a small one. Between two sizes, each pixel is doubled
+and S interpolates, so the cycle is symmetric. The first guess consists of means of the known pixels, interpolated in
+the same way.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _SMALLEST = 8
 """Height and width up to which the system is solved directly."""
 
 _RELAXATION = 1.6
-"""Relaxation of the steps that reduce errors invisible at smaller sizes; below 2: S has no negative eigenvalue."""
+"""Relaxation of the smoothing steps; they converge below 2, since S has no negative eigenvalue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Grid:
         known: (B, 1, H, W) float32, 1 where it is not.
         weight: (1, 1, H, W), the sums of S's weights.
         spread: (B, 1, H, W), 1 / weight where a pixel is removed, else 0.
-        step: (B, 1, H, W), the relaxation times that.
+        step: (B, 1, H, W), `_RELAXATION` times `spread`.
     """
 
     size: tuple[int, int]

@@ -11,9 +11,9 @@ and `infidelity_share` is the latter divided by $\operatorname{mean}_k d_k^2$: t
 0 to 100 %, whatever the units of map and logits. Except for attributions that sum to the logit, maps have units of
 their own, so this is the number for comparing methods. A map of opposite sign explains nothing.
 
-`reading` defines $s_k$: the sum over the block of the map, enlarged bilinearly to the network's input, for maps
-of *contributions* (class-activation maps, gradient x input, relevance); or of the map times the change of the input,
-summed over colours, for a *slope* (gradients; the formula as in the paper).
+`reading` defines $s_k$, from the map enlarged bilinearly to the network's input. With `contribution` (class-activation
+maps, gradient x input, relevance) it is the sum of the map over the block. With `slope` (gradients; the paper's
+formula) it is the sum of the map times the change of the input, summed over colours.
 
 Removed blocks are filled: `black` (the paper), `mean` (0 after normalisation) or `blur`. The changed images depend on
 no map and no class, so they go through the network once for all methods.

@@ -18,7 +18,7 @@ _BUCKETS = 4096
 
 @njit(cache=True, nogil=True)
 def interpolate(lines: Floats, before: Ints, behind: Ints, weight: Floats) -> Floats:
-    """(h, W) -> (H, W): between the lines before and behind each of H; two equal ones give that value exactly."""
+    """(h, W) -> (H, W): linear between the lines before and behind each of H; exact where both are equal."""
     width = lines.shape[1]
     out = np.empty((len(before), width), np.float32)
     for y in range(len(before)):
@@ -30,7 +30,7 @@ def interpolate(lines: Floats, before: Ints, behind: Ints, weight: Floats) -> Fl
 
 @njit(cache=True, nogil=True)
 def levels_of(full: Floats, cuts: Floats) -> Bytes:
-    """Number of cuts (at most 255) that each of (H, W) values exceeds, as `row_segments.padded` computes it."""
+    """Number of cuts (at most 255) that each of (H, W) values exceeds, padded as by `row_segments.padded`."""
     height, width = full.shape
     out = np.empty((height, (width + 7) // 8 * 8), np.uint8)
     for y in range(height):
@@ -82,7 +82,7 @@ def _bucketed(flat: Floats, peak: np.float32) -> tuple[NDArray[np.uint16], Doubl
 
 @njit(cache=True, nogil=True)
 def _lowest(values: Floats, mass: float, target: float, unsure: float) -> np.float32:
-    """The ascending value at which the sum from the top plus `mass` reaches the target; NaN: not certain."""
+    """The one of ascending values at which `mass` plus the sum from the top reaches the target; NaN if uncertain."""
     i = len(values)
     while i > 0 and mass <= target - unsure:
         value, before = values[i - 1], mass
@@ -181,7 +181,7 @@ def levels_by_kind(full: Floats, mask: Bytes, kinds: Bytes, cut: np.float32, pea
 
 @njit(cache=True, nogil=True)
 def bins_by_kind(values: Doubles, kinds: Bytes, edges: Doubles, step: float) -> NDArray[np.int32]:
-    """(3, K) pixels by kind, 0..2, and the last edge not above the value: estimated by a division, then compared."""
+    """(3, K) pixels by kind, 0..2, and by the last edge not above the value, which a division estimates."""
     height, width = values.shape
     last = len(edges) - 1
     counts, bins = np.zeros((2, 3, last + 1), np.int32), np.empty(width, np.int32)

@@ -28,7 +28,7 @@ PACKAGES = "needs: \\usepackage{booktabs,graphicx}"
 
 
 def latex(table: Table) -> str:
-    """Return the table as `table` environments: one a page; without a metric, its footnotes as comments."""
+    """Return the table as `table` environments, one per page; without a metric, only its footnotes as comments."""
     stored = table.stored or table
     title = f"% table: {escaping.one_line(stored.title)}"
     columns = f"% columns: {_joined(stored.frame.columns)}"

@@ -82,8 +82,8 @@ class Localization:
         """Return the row of one image.
 
         Returns:
-            `x1 y1 x2 y2`, NaN without foreground; `iou`, the best with any sought box, in [0, 1], NaN if the truth
-            has none; `map_state`.
+            `x1 y1 x2 y2`, NaN without foreground; `iou`, the best with any box of a target object, in [0, 1], NaN
+            without such a box; `map_state`.
         """
         box = box_of(score_map, self.rule, self.threshold, self.component)
         return _row(box, truth, score_map.state)
@@ -193,7 +193,7 @@ def row_of_boxes(boxes: NDArray[np.float64], truth: Truth) -> Row:
 
     Args:
         boxes: (K, 4) inclusive pixels of the original image, best first; empty: a miss.
-        truth: of the image.
+        truth: truth of the image.
 
     Returns:
         The columns of `Localization.row`, with `map_state` `box`.

@@ -1,10 +1,10 @@
 """Localization with a threshold that is tuned on other images than those evaluated.
 
 Protocol of Zhang et al. (ECCV 2016) and Fong & Vedaldi ("Interpretable explanations of black boxes by meaningful
-perturbation", ICCV 2017): the class is given, the box is the tightest around *all* foreground pixels, an image without
-foreground gets the whole image, an error is an inclusive IoU below 0.5 with every box of the object. Their threshold
-was chosen on 5,000 annotated training images. Three rules: a share of the map's range (`range`), the smallest set of
-top pixels that holds a share of the sum (`energy`), a multiple of the mean (`mean`).
+perturbation", ICCV 2017): the class is given; the box is the tightest around *all* foreground pixels, or the whole
+image without foreground; an error is an inclusive IoU below 0.5 with every box of the object. Their threshold was
+chosen on 5,000 annotated training images. They have three rules: a share of the map's range (`range`), the smallest set
+of top pixels that holds a share of the sum (`energy`), and a multiple of the mean (`mean`).
 
 Here every image's IoU at every threshold is in its row, and the threshold is chosen by two-fold cross-fitting: the
 images are halved by a hash of their ids, and each half is evaluated at the threshold that is best on the other. `error`
@@ -14,8 +14,8 @@ is the mean of the two halves. The best threshold on the evaluated images gives 
 With `tune` the threshold of `error` is chosen on a part of the images, and all three metrics cover the rest; with
 `pseudo` it is chosen with other boxes than the truth's (`evaluation/tuning.py`).
 
-An image whose map is constant or not finite is an error at every threshold, even without foreground: the whole
-image would be right if the object is large.
+An image whose map is constant or not finite is an error at every threshold, even without foreground, where the whole
+image would be a hit if the object is large.
 
 The boxes at all thresholds come from the maxima of the map's rows and columns, without masks.
 """
@@ -64,7 +64,7 @@ class TunedLocalization:
 
     Attributes:
         rule: thresholding rule of a map, see `evaluation/maps.py`.
-        thresholds: of the rule; empty: steps of 0.05 (`mean`: of 0.5).
+        thresholds: thresholds of the rule; empty: steps of 0.05 (`mean`: of 0.5).
         iou: smallest overlap at which a box is right, in (0, 1].
         tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: for each
             half, the other half.

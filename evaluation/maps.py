@@ -262,7 +262,7 @@ def components(masks: NDArray[np.bool_]) -> Components:
 
 
 def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The 8-connected components of (H, W) values above any cut, (K, 10) as in `smooth_component_tree`; each once.
+    """The 8-connected components of (H, W) values above any cut, (K, 10) as in `smooth_component_tree`.
 
     A component that is the same above several cuts occurs once; thresholds are indices of the finite cuts, ascending.
     """

@@ -69,7 +69,7 @@ class MaxBoxAcc:
         contours: whose boxes count, `largest` or `all`.
         ious: required overlaps, each in (0, 1].
         form: `reference` or `plain`.
-        step: of the thresholds, in (0, 1].
+        step: step of the thresholds, in (0, 1].
         size: height and width that maps are enlarged to, pixels.
         tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: all.
         pseudo: file of boxes that replace the truth's in the choice of the threshold; see there.
@@ -279,7 +279,7 @@ def outer(image: NDArray[np.uint8]) -> NDArray[np.int32]:
 def truth_boxes(
     truth: Truth, region: tuple[float, float, float, float] | None, size: int, form: Form = "reference"
 ) -> Boxes:
-    """(B, 4) half-open: the boxes of the target object in the map's pixels, not cut where the map covers a part."""
+    """(B, 4) half-open: the boxes of the target object in the map's pixels, not clipped to the map's region."""
     x0, y0, x1, y1 = region or (0.0, 0.0, float(truth.size[1]), float(truth.size[0]))
     boxes = truth.boxes[truth.sought()]
     origin, extent = np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])

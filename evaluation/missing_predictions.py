@@ -10,7 +10,7 @@ from eigencam.evaluation.sums import Part, Sums
 
 
 def worst_or_undefined(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """Values (N,) or (N, P), the worst for images without one; NaN if no image has a valid prediction."""
+    """Values (N,) or (N, P), the worst for images whose values are not defined; NaN if no prediction is valid."""
     missing = no_prediction(rows, values).all()
     return np.full_like(values, np.nan) if missing else at_worst(rows, values, worst)
 
@@ -60,7 +60,7 @@ def note(sums: Sums) -> str:
 
 
 def mean(sums: Sums, name: str, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
-    """The metric `name` of the part of that name; not defined where no image has an answer."""
+    """The metric `name` of the part of that name; not defined if no image has a valid prediction."""
     if all_missing(sums, name):
         why = "; ".join(part for part in (states.UNANSWERED, note) if part)
         return statistics.undefined(name, 0, why, threshold=threshold, better=better)

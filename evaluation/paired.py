@@ -45,7 +45,7 @@ class Difference:
 
     Attributes:
         a: the metric of a over the common images.
-        b: of b.
+        b: the metric of b.
         value: b - a.
         low: lower end of the 95 % interval of `value`.
         high: upper end.
@@ -54,7 +54,7 @@ class Difference:
         smaller: number of images where a's value is larger.
         p: two-sided p-value; NaN if there is nothing to test.
         test: name of the test.
-        shown: the smallest difference that a test at 5 % on so many images detects with a power of 80 %; NaN for one.
+        shown: the smallest difference that a test at 5 % on so many images detects with a power of 80 %.
     """
 
     a: float
@@ -74,10 +74,10 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
     """Compare two samples of the same images in the same order.
 
     Args:
-        a: of the reference.
-        b: of the other method.
-        resamples: of the sign flips.
-        seed: of the sign flips.
+        a: sample of the reference.
+        b: sample of the other method.
+        resamples: number of sign vectors drawn.
+        seed: seed of the sign vectors.
 
     Raises:
         ValueError: the samples have different forms.
@@ -99,7 +99,7 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
     ends = interval(change, bool(binary))
     means = float(first.mean()), float(second.mean())
     n, spread = len(first), float(change.var())
-    if binary:  # with two added images that differ: an observed zero does not mean that none ever will
+    if binary:  # as if two more images differed: an observed zero does not mean that none ever will
         spread = (larger + smaller + 2) / (n + 2)
     shown = POWER * np.sqrt(spread / (n - 1)) if n > 1 else float("nan")
     test = "mcnemar" if binary else "sign flips"

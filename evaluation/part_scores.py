@@ -1,19 +1,19 @@
 r"""Are the parts that a map shows the ones that the network uses? The part scores of FunnyBirds.
 
 R. Hesse, S. Schaub-Meyer and S. Roth, "FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable
-AI Methods" (ICCV 2023), with the rules of the authors' code (visinf/funnybirds-framework). The parts of an image are
-the pixels of each of its classes, from the mask, or the boxes without one. With $s_p$ the sum of the map over part p
+AI Methods" (ICCV 2023), with the rules of the authors' code (visinf/funnybirds-framework). Each class of an image is
+one part: its pixels, from the mask or, without a mask, from the boxes. With $s_p$ the sum of the map over part p
 widened by 2 pixels, and $d_p = f(x) - f(x_{-p})$ the drop of the class's logit without it:
 
 * `single_deletion`: $(1 + \rho) / 2$, with Spearman's correlation of s and d over the parts.
 * A part is *important* if $s_p > t \sum m$, for 80 thresholds t from 0.01 to 0.5. `csdc` (controlled synthetic data
-  check): whether the class's own part is. `preservation`: whether the prediction is the same with the important parts
-  alone. `deletion_check`: whether it changes without them. `completeness` is the mean of the three, over the images
-  whose class is predicted.
-* `distractibility`: the share of irrelevant parts that are not important. Irrelevant are those without which the logit
-  rises, or falls by less than 5 %.
-* `target_sensitivity`: between the class and that of the largest other part, whether each part counts more in its own
-  class's map. Only where the logits say so, too.
+  check): whether the class's own part is important. `preservation`: whether the prediction is the same with the
+  important parts alone. `deletion_check`: whether it changes without them. `completeness` is the mean of the three,
+  over the images whose class is predicted.
+* `distractibility`: the share of irrelevant parts that are not important. A part is irrelevant if the logit rises
+  without it, or falls by less than 5 %.
+* `target_sensitivity`: for the class and that of the largest other part, whether each part counts more in its own
+  class's map; only over images whose logits agree.
 
 Completeness and distractibility are at the threshold with the largest sum of both, chosen on the images evaluated.
 
@@ -21,8 +21,8 @@ FunnyBirds' parts are removed by rendering the image without them; here they are
 what is filled in is evidence for no class: `model=planted dataset=planted`, and the cells of a mosaic for a network
 wired to them, whose own parts are all that a class can depend on. Elsewhere the drops include the shape of the filling.
 
-Images with fewer than two parts, or none of the map's class, are left out, and so is an image from one score if the
-logits do not define it. Otherwise a map that is constant or not finite has a score of 0.
+Images with fewer than two parts, or none of the map's class, are left out. An image whose logits do not define a score
+is left out of that score. Otherwise a map that is constant or not finite has a score of 0.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PartScores:
             raise ValueError(f"fill={self.fill!r}; allowed: {', '.join(get_args(Fill))}")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """Return the number of `parts`, and scores of 0..1, NaN where not defined; (80,) of those with a threshold."""
+        """Return the number of `parts`, and scores of 0..1, NaN where not defined; those with a threshold are (80,)."""
         import torch
 
         parts = _Parts.of(probe)
@@ -109,7 +109,11 @@ class PartScores:
         return probe.predict(parts.count * n, inputs).view(parts.count, n, -1)
 
     def _checks(self, importance: Tensor, parts: _Parts, probe: Probe) -> tuple[Tensor, Tensor]:
-        """(N, P + 1) float32 each: is the prediction kept with the k most important parts alone, and lost without."""
+        """Whether the k most important parts alone keep the prediction, and whether it changes without them.
+
+        Returns:
+            (N, P + 1) float32 each, 0 or 1.
+        """
         import torch
 
         n, base, count = len(importance), filling(probe, self.fill), parts.count
@@ -128,7 +132,7 @@ class PartScores:
         return same[:, 0], 1 - same[:, 1]
 
     def _sensitive(self, importance: Tensor, drops: Tensor, without: Tensor, parts: _Parts, probe: Probe) -> Tensor:
-        """(N,): 0, 1/2 or 1; NaN where the logits of the two classes do not depend on their own parts the more."""
+        """(N,): 0, 1/2 or 1; NaN unless each of the two classes' logits depends more on its own part."""
         import torch
 
         classes = parts.other_class(probe)
@@ -144,7 +148,7 @@ class PartScores:
         return torch.where(holds & (parts.of_class >= 0) & (parts.other >= 0), right / 2, torch.nan)
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        """Return sums over images, (80,), and how many they are of: the three checks, and the undistracted shares."""
+        """Return the sums over images (80,), and the numbers of images, of completeness and distractibility."""
         found = _at_thresholds(rows)
         checks = np.stack([found[name] for name in CHECKS]).mean(axis=0)
         made: dict[str, NDArray[Any]] = {}
@@ -239,7 +243,7 @@ class _Parts:
     Attributes:
         pixels: (N, P, H, W) bool.
         present: (N, P) bool: whether the image has that part.
-        classes: (N, P) int64, of the parts.
+        classes: (N, P) int64, the parts' classes.
         of_class: (N,) int64: which part is of the map's class; -1 if none is.
         other: (N,) int64: the largest other part; -1 if there is none.
     """
@@ -331,14 +335,14 @@ def _pixels_of(score_map: ScoreMap, truth: Truth, size: tuple[int, int]) -> tupl
 
 
 def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
-    """(N, P): of logits (P, N, K) those of classes (N,)."""
+    """(N, P): the logits (P, N, K) of the classes (N,)."""
     return logits.gather(2, classes[None, :, None].expand(len(logits), -1, 1))[:, :, 0].T
 
 
 def _spearman(a: Tensor, b: Tensor, present: Tensor) -> Tensor:
-    """(N,): Spearman's correlation of a (N, P) and b (N, P) over the parts that are there, ties with their mean rank.
+    """(N,): Spearman's correlation of a (N, P) and b (N, P) over the parts that are there; ties have their mean rank.
 
-    NaN if all of b ties, -1 if only all of a does.
+    NaN if all of b are equal, -1 if only all of a are.
     """
     import torch
 
@@ -346,7 +350,7 @@ def _spearman(a: Tensor, b: Tensor, present: Tensor) -> Tensor:
 
     def ranks(values: Tensor) -> Tensor:
         steps = torch.sign(values[:, :, None] - values[:, None]).where(pairs, 0)
-        return steps.sum(2).double()  # twice the rank, from its mean
+        return steps.sum(2).double()  # twice the rank minus its mean
 
     x, y = ranks(a), ranks(b)
     below = ((x**2).sum(1) * (y**2).sum(1)).sqrt()

@@ -4,10 +4,9 @@ Pointing game (Zhang et al., "Top-down neural attention by excitation backprop",
 if a pixel of a target object is less than 15 px from the map's maximum, at the image's original size. An
 image whose target objects are all flagged difficult is left out; otherwise difficult objects count as well. The
 accuracy is hits / (hits + misses) of each class, averaged over the classes with a counted image. Objects are
-filled boxes, or the mask. Among several maxima each counts with an equal share, where TorchRay takes whichever argmax
-finds, so a constant map scores by chance and not by the upper left corner. This applies to a baseline whose map is
-constant on purpose; any other map that is constant or not finite is a miss. Distances are strictly below the
-tolerance, as in the code.
+filled boxes, or the mask. Several maxima count with equal shares, whereas TorchRay takes the one that argmax finds. So
+a map that a baseline makes constant on purpose scores by chance and not by its upper left corner; any other map that is
+constant or not finite is a miss. Distances are strictly below the tolerance, as in TorchRay's code.
 
 The difficult subset is a list of the paper's authors. TorchRay has copies for VOC and COCO, the files
 `pointing_game_ebp_{voc07,coco}_difficult.txt`: an image's id and a 0 or 1 for each class, separated by tabs. A pair of
@@ -53,7 +52,7 @@ class Pointing:
     """Evaluator of the pointing game; see the module.
 
     Attributes:
-        tolerance: pixels of the original image.
+        tolerance: largest distance of a hit (exclusive), in pixels of the original image.
         objects: `boxes`, or `mask` if the dataset has masks.
         difficult: file of the difficult subset, which then has metrics of its own; None: no subset.
     """
@@ -73,7 +72,7 @@ class Pointing:
             raise ValueError(f"objects={self.objects!r}; allowed: boxes, mask")
 
     def sources(self, dataset: Dataset) -> dict[str, str]:
-        """SHA-256 of the list, if there is one. ValueError if it does not fit this dataset."""
+        """SHA-256 of the list, if there is one. Raises a ValueError if it does not fit this dataset."""
         if self.difficult is None:
             return {}
         flags, n = read_flags(self.difficult), len(dataset.classes)
@@ -106,8 +105,8 @@ class Pointing:
         Args:
             x: (P,); whole pixels with `objects: mask`.
             y: (P,), likewise.
-            truth: of the image.
-            state: of the map that the points come from.
+            truth: truth of the image.
+            state: state of the map that the points come from.
         """
         x, y = np.asarray(x), np.asarray(y)
         sought = truth.sought()
@@ -227,7 +226,7 @@ class Energy:
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-        """Sums of the overlaps at each delta, and of how many images."""
+        """The sum of the overlaps at each delta, and the number of images."""
         values = rows[[f"overlap_{delta:g}" for delta in sorted(self.deltas)]].to_numpy(np.float64)
         return {"overlap": np.nansum(values, axis=0), "n": (~np.isnan(values)).sum(axis=0).astype(np.float64)}
 
@@ -296,7 +295,7 @@ class Inside:
     """The pixels in any of some boxes.
 
     Attributes:
-        mask: (H, W) of these pixels.
+        mask: (H, W) bool, True at these pixels.
         pixels: their number.
         around: the ranges of rows and columns that contain them.
         alone: whether they fill these ranges, as for a single box.
@@ -321,7 +320,7 @@ class Inside:
 
 
 def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool: the pixels whose centres are in any of the boxes (B, 4) inclusive; partly covered pixels count."""
+    """(H, W) bool: the pixels in any of the boxes (B, 4) inclusive, whose corners are rounded to whole pixels."""
     inside = np.zeros(size, bool)
     for x1, y1, x2, y2 in np.rint(boxes).astype(int):
         inside[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1] = True
@@ -329,7 +328,7 @@ def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
-    """Range from the first to the last line with a pixel along an axis of (H, W); `axis`: the other one."""
+    """Range from the first to the last row (`axis` 1) or column (`axis` 0) of (H, W) that has a pixel."""
     where = np.flatnonzero(mask.any(axis=axis)).tolist()
     return slice(where[0], where[-1] + 1) if where else slice(0)
 
