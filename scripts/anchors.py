@@ -8,9 +8,10 @@ Datasets that are not given are left out. `--ilsvrc` and `--cub` are wsolevaluat
 `--difficult` is TorchRay's `pointing_game_ebp_voc07_difficult.txt`.
 
 wsolevaluation (Choe et al., CVPR 2020) reports a "center baseline", an isotropic Gaussian, whose code is not published.
-At any threshold it is a centred square of the network's input, so its width does not matter. Its published numbers,
-52.5 on ILSVRC and 59.7 on CUB, are listed under MaxBoxAccV2. But MaxBoxAccV2 of a centred square is 53.39 and 56.83,
-while MaxBoxAcc at IoU 0.5 with only the first listed box of each image reproduces both numbers. The table has both.
+At any threshold its box is a centred square in the network's input, so its width does not matter. Its published
+numbers, 52.5 on ILSVRC and 59.7 on CUB, are listed under MaxBoxAccV2. But MaxBoxAccV2 of a centred square is 53.39 and
+56.83, while MaxBoxAcc at IoU 0.5 with only the first listed box of each image reproduces both numbers. The table has
+both.
 
 TorchRay's centre is in its `examples/attribution_benchmark.py`: the point (w / 2, h / 2) of the original image.
 
@@ -58,7 +59,7 @@ class Anchor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Centre:
-    """One reading of wsolevaluation's centre.
+    """One interpretation of wsolevaluation's centre.
 
     Attributes:
         evaluator: the metric.
@@ -90,7 +91,7 @@ PUBLISHED = (
     ("wsolevaluation2020", "cub_test", "maxboxaccv2"),
     ("fcam2022", "cub_test", "maxboxacc"),
 )
-"""Papers, datasets and the metric under which the centre stands there."""
+"""(paper, dataset, metric) under which the centre is published."""
 
 
 def gaussian(at: float, sigma: float = 56.0) -> NDArray[np.float32]:

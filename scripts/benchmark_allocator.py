@@ -1,4 +1,4 @@
-"""Cost of the C library's returning large blocks after each layer, and what `keep_freed_memory` saves of it.
+"""Cost of returning freed memory to the system after each layer, and how much of it `keep_freed_memory` saves.
 
     python scripts/benchmark_allocator.py --out results/cost_of_allocation.csv
 

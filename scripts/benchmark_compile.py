@@ -1,12 +1,12 @@
-"""Whether `torch.compile` pays for the bare pass: its time beside the plain one, and what it changes.
+"""Whether `torch.compile` pays off for a bare forward pass: its time relative to a plain pass, and what it changes.
 
     python scripts/benchmark_compile.py --networks resnet50 vgg16 --out results/compiled_passes.csv
     python scripts/benchmark_compile.py --device cuda --mode reduce-overhead --out FILE      CUDA graphs
 
 A compiled pass and a plain one alternate in one process. The ratio is the time of the compiled pass over the mean of
-the plain ones before and after it. The table also has the processor seconds of compiling, the number of images after
-which they pay, the largest difference of the logits, and whether a hook arrives that is added after compiling: methods
-read layers through such hooks.
+the plain ones before and after it. The table also has the CPU seconds of compiling, the number of images after
+which compiling pays off, the largest difference of the logits, and whether a hook that is added after compiling is
+still called: methods read layers through such hooks.
 """
 
 import argparse

@@ -7,13 +7,13 @@
 Both alternate on the same maps, from the raw map to the image's row. The relevant number is the ratio of the CPU times
 for the same map: machines are shared and noisy, and milliseconds are hardly comparable between them. The steps of
 wsolevaluation, detection-proposals, TorchRay, RISE and pytorch-grad-cam's ROAD are copied in `reference_evaluators.py`
-(`authors`); `lean` is wsolevaluation's without the work repeated for each threshold. For insertion and deletion, ranks
-and masks of all points are measured, and for ROAD the filling: the network, which takes nearly all of the time, is the
-same for both.
+(`authors`); `lean` is wsolevaluation's without the work repeated for each threshold. For insertion and deletion, only
+the ranks and the masks of all points are measured, and for ROAD only the filling: the network, which takes nearly all
+of the time, is the same for both.
 
-`--together` measures the cost in a run, resizing included: the rows of all evaluators for ILSVRC, and of those for VOC,
-for five maps of each image; and of each evaluator alone. `--against` names the interpreter of another checkout: both
-alternate, each in a process of its own.
+`--together` measures the cost in a run, resizing included: the rows of five maps per image, for all evaluators of
+ILSVRC together, for all of VOC together, and for each evaluator alone. `--against` names the interpreter of another
+checkout: both alternate, each in a process of its own.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def cases() -> list[Case]:
 
 
 def without_network() -> dict[str, Callable[[ScoreMap, Truth], object]]:
-    """By name, the row of each packaged evaluator that does not run the network; of maps of all classes, from one."""
+    """By name, `row` of each packaged evaluator that runs no network; one that takes several maps gets one."""
     rows: dict[str, Callable[[ScoreMap, Truth], object]] = {}
     for file in sorted((files("eigencam.configs") / "evaluator").iterdir(), key=lambda file: file.name):
         for name, node in yaml.safe_load(file.read_text()).items():
@@ -236,12 +236,12 @@ def race(args: argparse.Namespace) -> None:
                 lines.append([dataset, f"all {len(known)}" if only == "all" else only, args.repeats, *sides, *ratios])
                 print(*lines[-1], sep="  ", flush=True)
     if args.out:
-        about = f"one thread, CPU time of a map, enlarging included; {args.maps} images of five maps a measurement"
+        about = f"one thread, CPU time per map, enlarging included; {args.maps} images of five maps per measurement"
         measuring.write(args.out, faults, f"{about}; ratio: before / now", names, lines)
 
 
 def milliseconds(call: Callable[[ScoreMap, Truth], object], values: Values, truth: Truth, repeats: int) -> float:
-    """CPU time of the fastest of some calls, each with a new map, so that nothing is cached between them."""
+    """CPU time of the fastest of several calls, each with a new map, so that nothing is cached between them."""
     best = float("inf")
     for _ in range(repeats):
         score_map = ScoreMap(values, SIZE)
@@ -302,7 +302,7 @@ def table(args: argparse.Namespace) -> None:
     beside = [line for line in lines if line[9]]
     measuring.say_slower(f"{line[0]} ({line[1]}, {line[5]}: {line[9]})" for line in beside if float(line[9]) < 1)
     if args.out:
-        about = f"one thread, CPU time, fastest of {args.repeats} calls a map; OpenCV {cv2.__version__}; "
+        about = f"one thread, CPU time, fastest of {args.repeats} calls per map; OpenCV {cv2.__version__}; "
         about += f"{SIZE[0]} x {SIZE[1]} images; medians and ranges over n maps; ratio: reference / own"
         measuring.write(args.out, faults, about, names, lines)
 

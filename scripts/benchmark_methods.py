@@ -6,7 +6,7 @@ Time: every measured call is between two bare passes in the same process; its ra
 table has the median, smallest and largest ratio: machines are shared and noisy, and seconds are not comparable between
 them.
 
-Memory: a call's peak minus the resident memory before it, relative to the same of a bare pass. Each is measured in a
+Memory: a call's peak minus the resident memory before it, relative to that of a bare pass. Each is measured in a
 separate process after a first call (`VmHWM`, Linux; on a GPU, the allocator's own count). The C library is told to
 return freed blocks at once.
 
@@ -15,7 +15,7 @@ bare pass's time per input, in batches of the same size. Score-CAM runs 64 chann
 does not depend on their number. Score-CAM of other libraries runs all channels of the layer; its inputs are counted
 where the network is called.
 
-At the end, the methods are listed that took longer than another library's; `benchmark_evaluators.py` lists evaluators.
+At the end it lists the methods that took longer than another library's; `benchmark_evaluators.py` lists evaluators.
 
 Weights are random: the cost does not depend on them.
 """
@@ -103,7 +103,7 @@ PEERS_OF_MANY: dict[str, dict[str, tuple[str, ...]]] = {
     "pytorch-grad-cam": {"scorecam": ("ScoreCAM",)},
     "torchcam": {"scorecam": ("ScoreCAM",)},
 }
-"""Methods that put an input for each channel of the layer through the network; their number is counted."""
+"""Methods that run the network on one input per channel of the layer; these inputs are counted."""
 
 SMALL_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 Call = Callable[[], object]
@@ -255,7 +255,7 @@ def many(network: Network, method: Method, label: str, repeats: int) -> list[flo
 
 
 def many_of_peer(network: Network, library: str, names: tuple[str, ...], repeats: int) -> list[float]:
-    """The same of another library, of one image; the inputs are those that the network is called with."""
+    """The same for another library, on one image; counts the inputs that the network is called with."""
     chunk, count = 32, [0]
     pixels = torch.randint(0, 256, (chunk, 3, 224, 224), dtype=torch.uint8)
     call = peer(library, names, network, pixels[:1])

@@ -6,8 +6,8 @@
 
 The following alternate `--repeats` times. *decode*: the loader alone (read, decode, resize, hand over; the run's own
 workers). *forward*: the network alone on prepared batches, under inference mode. *run*: `eigencam run` from JPEG files
-to summaries, in an empty folder. Printed are images per second of each, and the run's rate over its limit. On a CPU,
-where both share the cores, the limit is 1 / (1 / decode + 1 / forward); on a GPU it is the slower of the two.
+to summaries, in an empty folder. It prints the images per second of each, and the ratio of the run's rate to its limit.
+On a CPU, where both share the cores, the limit is 1 / (1 / decode + 1 / forward); on a GPU it is the slower of the two.
 
 The table of `--out` gets a row for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
 random textures of 500 x 375, or of the sizes in `--sizes`, a file with `name,width,height` per line. `--keep FOLDER`
@@ -192,7 +192,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     measuring.add_arguments(parser)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where generated images stay")
-    parser.add_argument("--resume", action="store_true", help="do nothing that --out has")
+    parser.add_argument("--resume", action="store_true", help="skip a command whose row --out already has")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
     return parser.parse_args()
 

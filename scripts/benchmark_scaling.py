@@ -3,11 +3,11 @@
     python scripts/benchmark_scaling.py --out results/scaling_of_evaluators.csv
     python scripts/benchmark_scaling.py --workers 1 2 4 8 16 --dataset voc --out results/scaling_of_evaluators_voc.csv
 
-Each measurement: all evaluators that have something to do on a dataset make the rows of `--images` images of five maps,
-as a run's threads do; rows come back to the main process. Both kinds alternate, with every number of workers,
-`--repeats` times. The table has images per second of wall-clock time, and the ratio to the rate of one worker of the
-same kind in the same turn. Workers beyond the number of cores share the cores: each line has the number of cores, and
-the efficiency is the ratio divided by the smaller of the two numbers. Decoding and the network are not included.
+In each measurement, all evaluators that apply to a dataset compute the rows of `--images` images with five maps each,
+as a run's workers do, and return them to the main process. Threads and processes alternate, with every number of
+workers, `--repeats` times. The table has images per second of wall-clock time, and the ratio to the rate of one worker
+of the same kind in the same turn. Each line has the number of cores, which surplus workers share; the efficiency is the
+ratio divided by the number of workers or of cores, whichever is smaller. Decoding and the network are not included.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def pool(kind: str, workers: int) -> Executor:
 
 
 def rate(kind: str, workers: int) -> float:
-    """Images a second."""
+    """Images per second."""
     parts = [range(start, min(start + PART, len(IMAGES))) for start in range(0, len(IMAGES), PART)]
     with pool(kind, workers) as executor:
         list(executor.map(rows_of, [range(1)] * workers))  # starts them
@@ -124,7 +124,7 @@ def main() -> None:
         print(f"{cores()} cores: the effect of more workers, up to {most}, cannot be measured here")
     if args.out:
         names = [f"{what}{end}" for what in ("images_a_second", "times_one_worker") for end in ("", "_min", "_max")]
-        about = f"{len(EVALUATORS)} evaluators of {args.dataset}, {args.images} images of {MAPS} maps a measurement, "
+        about = f"{len(EVALUATORS)} evaluators of {args.dataset}, {args.images} images of {MAPS} maps per measurement, "
         about += (
             f"wall clock, {cores()} of {os.cpu_count()} cores usable; efficiency: over the cores that workers can use"
         )

@@ -39,7 +39,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int], NDArray[Any]]] = {
 
 
 def _of_classes(rng: np.random.Generator, n: int) -> Floats:
-    """(N, 40): pixels right and in all, of the one class of 20 that each image has."""
+    """(N, 40): numbers of correct and of all pixels, for the one class of 20 that each image has."""
     parts, own, pixels = np.zeros((n, 2, CLASSES)), rng.integers(0, CLASSES, n), rng.integers(100, 9000, n)
     parts[np.arange(n), 1, own] = pixels
     parts[np.arange(n), 0, own] = rng.binomial(pixels, 0.5)

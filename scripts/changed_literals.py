@@ -1,4 +1,4 @@
-"""The numeric literals of a module, each changed on its own, and a changed module put in the place of the old one."""
+"""Change one numeric literal of a module at a time, and put the changed module in place of the original."""
 
 import ast
 import inspect
@@ -35,7 +35,7 @@ class Change:
 
     @property
     def small(self) -> bool:
-        """Whether it is of a small integer."""
+        """Whether the literal is a small integer."""
         return isinstance(self.old, int) and self.old < SMALL
 
 

@@ -10,20 +10,21 @@ size was resized as a whole; such images are counted separately, after restoring
 Pipelines, all with the network's colours:
 
     method            the whole image squashed to 224 x 224, the method's own points (outliers found at 224 x 224)
-    squash            the same, outliers found in the original image, as in all that follow
+    squash            the same, but outliers found in the original image, as in all pipelines below
     centre_crop       short side to 256 without antialiasing, the centre 224 x 224
-    five_crops        the authors' form: class by the mean probability of ten crops; points of those of the five crops
-                      without mirroring whose top-1 class is that class, or of the centre crop if there is none
+    five_crops        the authors' form: class by the mean probability of ten crops; points of the unmirrored crops
+                      whose top-1 class is that class, or of the centre crop if there is none
     five_crops_smooth the same with an antialiased resize
     all_five_crops    points of all five crops, for any top-1 class
 
 The rule from points to a box is not in the authors' repository. Here it is the tight box around the points that are not
-outliers: a point is kept if more than `share` of all points are within `radius` of the diagonal. `class` says which
-class the points are for: the published one, or the pipeline's own.
+outliers: a point is kept if more than `share` of all points are within `radius` times the image's diagonal of it.
+`class` says which class the points are for: the published one, or the pipeline's own.
 
 Columns: percent of images whose published class is the pipeline's; mean and median IoU with the published box, for all
 images and for those with the same class; percent of images with an IoU of at least 0.5 and 0.9; percent of images where
-our box, and the published one, has an IoU of at least 0.5 with a true box, for any class. The last rows are floors.
+our box, and the published one, has an IoU of at least 0.5 with a true box, for any class. The last
+rows are baselines: boxes that do not depend on the network.
 """
 
 import argparse

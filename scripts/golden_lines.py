@@ -27,7 +27,7 @@ PATIENCE = 600.0
 """Wall-clock seconds after which a copy of the process is stopped."""
 
 DONE = b"\n"
-"""Begins the answer of a copy: an empty one is an answer, too."""
+"""First byte of a copy's answer, which distinguishes an empty answer from none."""
 
 MORE_MEMORY = 6 << 30
 """Bytes by which the address space of a copy may grow."""

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# All that has to be measured where a GPU is at hand, in three parts of at most nine minutes each.
+# All measurements that need a GPU, in three parts of at most nine minutes each.
 #
-#   scripts/gpu_session.sh 1 [OPTIONS]    the tests that need a GPU: every method beside the CPU, waits against the table
-#   scripts/gpu_session.sh 2 [OPTIONS]    time and memory of methods beside a bare pass and the other libraries
-#   scripts/gpu_session.sh 3 [OPTIONS]    runs from JPEG files: 1, 8 and 16 workers, all evaluators, less precision
+#   scripts/gpu_session.sh 1 [OPTIONS]    tests on a GPU: every method compared with the CPU, its waits with docs/performance.md
+#   scripts/gpu_session.sh 2 [OPTIONS]    time and memory of methods, a bare pass and other libraries
+#   scripts/gpu_session.sh 3 [OPTIONS]    runs from JPEG files: 1, 8 and 16 workers, all evaluators, lower precision
 #
-#   --device cpu     in the place of cuda
-#   --small          little of everything, to see that it works
-#   --out FOLDER     results/gpu unless given
+#   --device cpu     instead of cuda
+#   --small          a little of everything, to test the script
+#   --out FOLDER     default: results/gpu
 #
-# From a clone after `make setup`. Results are written as they come, to one file a part; a part that was stopped goes on
-# where it was when it is given again. The 50,000 JPEGs of the third part are drawn on the machine, into $TMPDIR.
+# Run it in a clone after `make setup`. Each part writes its results to one file as they come; the same command resumes
+# a part that was stopped. The third part generates its 50,000 JPEGs in $TMPDIR.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 usage() { sed -n '3,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }

@@ -54,7 +54,7 @@ from rank_agreement import TIE, Floats, halves, mean_defined, resampled, tau, va
 METHODS = "eigencam,eigengradcam,gradcam,gradcampp,hirescam,layercam,fullgrad,gradient,guided_backprop,lrp,deeplift"
 METHODS += ",center_gaussian,random"
 AT_INPUT = {"fullgrad", "gradient", "guided_backprop", "lrp", "deeplift"}
-"""Methods whose maps are of the input; features of a cell see beyond its border, and so do these."""
+"""Methods whose maps are at the input. They are left out of `heads`: a cell's features see pixels beyond its border."""
 TWIN = "mirrored_"
 MIRRORED = "gradcam,layercam,guided_backprop,lrp"
 

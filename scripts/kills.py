@@ -5,7 +5,7 @@
 Each kill (SIGKILL, SIGTERM, SIGINT in turn) hits `run`, a multirun, `fit`, a training, `merge`, `table --out` or
 `report --out`. Afterwards every result must be readable and undamaged, and tables and pages must be as before or new.
 The same command must complete what is missing, so that identity, config, rows, summary and fitted weights have the
-bytes of an undisturbed run. Rows and summaries of a merge of four shards must have those of the run. While a run
+bytes of an undisturbed run. Rows and summaries of a merge of four shards must have the bytes of the run's. While a run
 writes a part after each batch, a reader repeatedly hashes all files and must find no damage.
 
 Prints the counts; exits with 1 if anything was wrong.

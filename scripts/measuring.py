@@ -18,7 +18,7 @@ from eigencam.files import replacing
 from eigencam.store.environment import git, processor
 
 IDLE = 0.5
-"""Busy cores up to which a machine is idle."""
+"""Maximum number of busy cores of an idle machine."""
 LEAST = 5
 """Smallest number of measurements for a median."""
 SECONDS = 3.0

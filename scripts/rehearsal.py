@@ -73,7 +73,7 @@ class State:
         cpu: CPU seconds of the attempts' main processes and of those they waited for.
         peak: largest memory in bytes.
         kills: number of kills.
-        sittings: number of attempts; a killed one counts.
+        sittings: number of attempts, killed ones included.
         ended: whether the command has finished.
         broke: a line for each fault.
         line: of the table, once it has ended.
@@ -115,7 +115,7 @@ class Rehearsal:
         return State(**json.loads(file.read_text())) if file.is_file() else State()
 
     def keep(self, name: str, state: State) -> None:
-        """Write it down."""
+        """Store the state of an experiment."""
         write_text(self.root / "state" / f"{name}.json", json.dumps(asdict(state), indent=1) + "\n")
 
     def command(self, name: str) -> list[str]:
@@ -278,7 +278,7 @@ def rehearse(rehearsal: Rehearsal, name: str) -> State:
 
 
 def _last(log: Path) -> str:
-    return next(iter(log.read_text(errors="replace").strip().splitlines()[-1:]), "no word said")
+    return next(iter(log.read_text(errors="replace").strip().splitlines()[-1:]), "no output")
 
 
 def looked_at(rehearsal: Rehearsal, name: str) -> list[str]:
@@ -336,9 +336,9 @@ def main() -> None:
     parser.add_argument("--voc2012", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--voc2012-ids", type=Path, metavar="FILE", help="ids of the segmentation set, one per line")
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of real weight files")
-    parser.add_argument("--images", type=int, metavar="N", help="only so many of each set")
-    parser.add_argument("--costly", type=int, default=1, metavar="N", help="images of TorchRay's experiment")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="of this sitting")
+    parser.add_argument("--images", type=int, metavar="N", help="only N images of each set")
+    parser.add_argument("--costly", type=int, default=1, metavar="N", help="number of images of TorchRay's experiment")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="length of this session")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="added to each command")
     measuring.add_arguments(parser, repeats=1)

@@ -1,9 +1,8 @@
 """Generated datasets of the real size: official lists, names and sizes, generated JPEGs, masks and weights.
 
 An image's file has the listed size and one of `CONTENTS` contents; files with the same content are hard links, so that
-50,000 images take about a gigabyte. Boxes and labels are the real ones. VOC's masks
-are drawn: an ellipse in each box, with a border of void pixels. Weights are random, and stored in half precision under
-the names that the real files have.
+50,000 images take about a gigabyte. Boxes and labels are the real ones. VOC's masks are drawn: an ellipse in each box,
+with a border of void pixels. Weights are random, and stored in half precision under the names that the real files have.
 """
 
 import gzip
@@ -39,7 +38,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An image of a list: its id, (width, height), and of each object class and `x y w h` from 0."""
+    """An image of a list: its id, (width, height), and the class and `x y w h`, counted from 0, of each object."""
 
     name: str
     size: Size

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import chromium  # pyright: ignore[reportMissingImports]
 
 VIEWS = (("#table-1?t1=5d", 560), ("#curves-1", 460), ("#filters?theme=dark&method=eigencam&order=wins", 620))
-"""Ends of the page's address, and heights of the window."""
+"""Views of the page: the end of its address, and the height of the window in pixels."""
 WIDTH = 1280
 
 

@@ -207,7 +207,7 @@ def report(found: list[tuple[Change, str]], patterns: dict[str, str], whole: boo
         print(f"  line {change.line}: {change.name}  ({change.old} became {change.new})")
     idle = [pattern for pattern in patterns if not used[pattern]] if whole else []
     for pattern in idle:
-        print(f"  {EXEMPT.name} names {pattern}, which is caught or not there")
+        print(f"  {EXEMPT.name} names {pattern}, which is caught, or does not exist")
     return int(bool(open_ or idle))
 
 

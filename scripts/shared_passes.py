@@ -1,9 +1,9 @@
-"""What ten methods cost together, beside the dearest of them alone: operations counted, and CPU time in one process.
+"""Cost of ten methods together, compared with the most expensive of them alone: operations and CPU time.
 
     python scripts/shared_passes.py --out results/shared_passes.csv
 
 Methods of one pass share what they have in common: the forward pass, the backward pass of the logit, the recorded pass
-of a transformer. The bound is 1.2 times the dearest method alone plus one bare forward pass.
+of a transformer. The bound is 1.2 times the most expensive method alone plus one bare forward pass.
 
 `operations` are multiplications and additions of matrix products and convolutions (`torch.utils.flop_counter`): the
 same in every run. `cpu` is the process's CPU time, median of the repeats, each set once per repeat in turn. Both are
@@ -96,10 +96,10 @@ class Counted(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch for every operation, of passes back, too."""
+        """Called by torch for every operation, backward passes included."""
         kwargs, count = kwargs or {}, flop_registry.get(func._overloadpacket)
         if count is None:
-            with self:  # an operation made of others, which inference mode hands on whole
+            with self:  # a composite operation, which inference mode does not decompose
                 out = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if out is NotImplemented else out
         out = func(*args, **kwargs)
@@ -108,7 +108,7 @@ class Counted(TorchDispatchMode):
 
 
 def operations(call: Call) -> int:
-    """Multiplications and additions of a call; torch's fused kernel of attention shows none of its own."""
+    """Multiplications and additions of a call; fused attention is off, as its operations are not counted."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -130,7 +130,7 @@ def lines(name: str, count: int, repeats: int) -> list[list[str]]:
     network, methods = built(name)
     measured = calls(network, methods, count)
     for call in measured.values():
-        call()  # what is found out once
+        call()  # fills caches
     counted = {key: operations(call) for key, call in measured.items()}
     times: dict[str, list[float]] = {key: [] for key in measured}
     for _ in range(repeats):

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A sharded run on a SLURM of this machine's own ends in the rows and the table of the run without shards and SLURM.
+# Check that a sharded run on a local SLURM gives the rows and the table of a run without shards and SLURM.
 #
 #   apt-get install slurmctld slurmd slurm-client munge       # Debian
-#   scripts/slurm_on_one_machine.sh [FOLDER]                  # as root, from a clone after `make setup`; a new FOLDER
+#   scripts/slurm_on_one_machine.sh [FOLDER]                  # as root, in a clone after `make setup`; FOLDER: new or empty
 #
 # Starts munged, slurmctld and slurmd, and submits an array of four shards with launcher=slurm. While they run, the first
-# is preempted (SIGUSR2, what SLURM sends before a time limit) and goes back into the queue; the second is killed, and the
-# same command, given again, goes on from its rows. Rows, metrics and table must then be those of a run without SLURM;
-# otherwise, or when anything else goes wrong, the exit status is not 0 and FOLDER stays for a look.
+# is preempted (SIGUSR2, which SLURM sends before a time limit) and requeued. The second is killed, and the same command
+# is repeated and resumes from its rows. Rows, metrics and table must then equal those of a run without SLURM. If they
+# differ, or anything else fails, the exit status is not 0 and FOLDER is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(realpath -m "${1:-$(mktemp -d)}")

@@ -181,21 +181,21 @@ def reading(folder: Path, into: Path, n: int) -> None:
 def plan(found: dict[str, tuple[float, ...]], args: argparse.Namespace) -> Iterator[str]:
     """The cost of very large runs."""
     size = found.pop("size")[0]
-    yield f"bytes on disk a localization row: {size:.1f}"
+    yield f"bytes on disk per localization row: {size:.1f}"
     for name, n in PLANS.items():
         hours = {step: n * us / 3.6e9 for step, (us, *_) in found.items() if step in RUN}
         hours |= {"decode": n / args.decode / 3600, "forward": n / args.forward / 3600}
         held = {step: mib / 1024 + n * each / 2**30 for step, (_, each, mib) in found.items() if step in RUN}
         most = held.pop("index") + max(held.values())
         shown = ", ".join(f"{step} {h:.1f} h" for step, h in hours.items())
-        yield f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows a result; {most:.1f} GiB of memory"
+        yield f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows per result; {most:.1f} GiB of memory"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--decode", type=float, required=True, help="images a second")
-    parser.add_argument("--forward", type=float, required=True, help="images a second")
+    parser.add_argument("--decode", type=float, required=True, help="images per second")
+    parser.add_argument("--forward", type=float, required=True, help="images per second")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     measuring.add_arguments(parser)
     args = parser.parse_args()

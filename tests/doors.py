@@ -1,6 +1,6 @@
-"""A network at each door: `run`, `explain`, `compare` and `Explainer`.
+"""A network at each entry point: `run`, `explain`, `compare` and `Explainer`.
 
-What a door computes is recorded where all of them compute it, in `compute_maps`; `compare` reads the results of `run`.
+All of them call `compute_maps`, where the maps are recorded; `compare` reads the results of `run`.
 """
 
 import json

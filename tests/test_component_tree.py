@@ -1,4 +1,4 @@
-"""Against OpenCV's contours at every threshold."""
+"""The component tree compared with OpenCV's contours at every threshold."""
 
 import cv2
 import numpy as np

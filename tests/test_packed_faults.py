@@ -1,4 +1,4 @@
-"""Parquet files, tars, Imagenette and pairs with a fault that no single image has: refused in one line, by file."""
+"""Faults of whole Parquet files, tars, Imagenette and pairs: refused in one line that names the file."""
 
 from collections.abc import Callable
 from pathlib import Path

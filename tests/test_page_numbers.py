@@ -14,7 +14,7 @@ MEASURED = {
     "| ResNet-50, time": "cost_of_methods.csv",
     "| network | methods | ours |": "cost_of_methods.csv",
     "| images | network, methods, evaluators |": "speed_of_runs.csv",
-    "| step | an image |": "unit_costs.csv",
+    "| step | per image |": "unit_costs.csv",
     "| | ImageNet-21k": "unit_costs.csv",
     "| network | input | layer |": "zoo.csv",
     "| preprocessing | n |": "preprocessings.csv",

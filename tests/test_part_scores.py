@@ -1,4 +1,4 @@
-"""FunnyBirds' part scores beside a loop of the authors' rules, where what a class depends on is known."""
+"""FunnyBirds' part scores compared with a loop over the authors' rules, where the parts that decide are known."""
 
 from dataclasses import replace
 from functools import lru_cache

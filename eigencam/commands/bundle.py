@@ -7,7 +7,7 @@ Examples:
     eigencam verify ours.zip                                                    there
     eigencam merge ours.zip results/runs --into results/both
     eigencam table --results results/both                                       a footnote: claimed by others
-    eigencam reproduce results/both paths.ilsvrc=DIR                            made again there: no claim any more
+    eigencam reproduce results/both paths.ilsvrc=DIR                            reproduced there: no longer claimed
 """
 
 import argparse

@@ -3,7 +3,7 @@
     eigencam compare eigencam gradcam my_method.py --dataset scenes dataset.count=40
     eigencam compare eigencam gradcam my_module.my_method --dataset scenes --model scenes_resnet,scenes_vgg
 
-What is missing is run first, exactly as `eigencam run` would; then everything is computed from the rows of the results.
+Missing results are computed first, exactly as `eigencam run` would. The comparison uses only the rows of results.
 The first method is the reference. For each (dataset, network, evaluator), methods are compared on the images for which
 both have a row (`eigencam.evaluation.paired`). The p-values are corrected by Holm over the whole table, and the methods
 are ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).

@@ -19,7 +19,7 @@ BASH = """_eigencam() {
     mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" completion --query "$line" 2>/dev/null)
     [[ ${#COMPREPLY[@]} = 0 ]] && { compopt -o default 2>/dev/null; return; }
     [[ ${#COMPREPLY[@]} = 1 && ${COMPREPLY[0]} != *[=./,] ]] || compopt -o nospace 2>/dev/null
-    if [[ $word == *[=:]* ]]; then  # bash takes what follows such a sign for a word of its own
+    if [[ $word == *[=:]* ]]; then  # bash starts a new word after such a sign
         cut="${word%"${word##*[=:]}"}"
         COMPREPLY=("${COMPREPLY[@]#"$cut"}")
     fi

@@ -82,7 +82,7 @@ def _fill(path: Path, into: Path | None) -> int:
     read = read_readings(path, cells, published)
     if read.empty:
         raise ValueError(f"{path}: no value is filled in")
-    print(f"{one_line(path)}: {len(read)} values, all of cells that are empty here")
+    print(f"{one_line(path)}: {len(read)} values, all for cells that are empty here")
     if into:
         old = read_readings(into, cells, published) if into.exists() else read[:0]
         kept = merged(old, read)

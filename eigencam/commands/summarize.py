@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             continue
         failed += 1
-    print(f"{made} results summed up again in {args.results}")
+    print(f"{made} results summarised again in {args.results}")
     return int(failed > 0)
 
 

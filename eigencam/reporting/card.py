@@ -21,7 +21,7 @@ def card(stored: Stored) -> list[str]:
     """Return the lines of the page.
 
     Args:
-        stored: as read, with the rows' checksum compared.
+        stored: the result, read with a check of its rows' checksum.
     """
     dataset, network, method, evaluator = stored.names
     lines = [f"{method} on {network}, {dataset}: {evaluator}", f"  folder: {stored.folder}", f"  state: {stored.state}"]

@@ -13,7 +13,7 @@ from eigencam.datasets.checks import checked_truth
 
 _SHOWN = 5
 _ENOUGH = 50
-"""Number of boxes above which their smallest corner shows the index of the first pixel."""
+"""Minimum number of boxes for hints on how they are counted and scaled."""
 
 
 @dataclass(slots=True)
@@ -25,9 +25,9 @@ class Census:
         labels: number of images per label.
         objects: number of boxes per class.
         boxes: number of boxes per image.
-        shares: of each box: the fraction of its image's area that it covers.
+        shares: for each box, the fraction of its image's area that it covers.
         corners: (B, 4): x1 and y1 of all boxes, and the distances of x2 and y2 to the last pixel.
-        masked: for each image with a mask, the shares of its pixels that are the target object, and void.
+        masked: for each image with a mask, the fractions of target-object pixels and of void pixels.
         refused: the reason by id for each invalid truth.
         undecodable: the reason by id for each image or mask that cannot be decoded.
     """
@@ -139,7 +139,7 @@ def _masks(census: Census) -> Iterator[str]:
 
 
 def _hints(census: Census) -> Iterator[str]:
-    """Notes on what is possible but seldom intended."""
+    """Notes on boxes and masks that are valid but probably not intended."""
     if len(census.shares) >= _ENOUGH:
         left, top, right, bottom = np.concatenate(census.corners).min(0).tolist()
         if min(left, top) >= 1 and min(right, bottom) < 1:

@@ -27,7 +27,8 @@ from eigencam.store.schema import NAMES
 from eigencam.store.trust import Trust, packaged_target
 
 LONG = 40
-"""Number of characters above which a parameter in a name is cut, or left out if the others are enough."""
+"""Maximum number of characters of a parameter's value in a name. A longer one is cut, or left out if the other
+parameters distinguish the results."""
 
 
 MOST = 8
@@ -161,7 +162,7 @@ def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> p
 
 
 def _as_column(values: list[Any]) -> "pd.Series[Any]":
-    """A column; texts as Python's own, since Arrow takes several times as long to choose lines of a small frame."""
+    """A column; text stays Python strings, since selecting lines of a small frame takes Arrow several times as long."""
     return pd.Series(values, dtype=object if any(isinstance(value, str) for value in values) else None)
 
 
@@ -215,9 +216,9 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
 def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None:
     """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ.
 
-    A parameter that is in no identity has its default and is not shown; nor are `keys`, which are columns. Only results
-    that ran make names differ. For a method that could not run, missing things, such as a file, are not
-    shown.
+    A parameter that is absent from an identity has its default and is not shown; nor are `keys`, which are columns.
+    Parameters are compared only among results that ran. For a method that could not run, null parameters, such as a
+    missing file, are not shown.
     """
     for part in ("method", "evaluator", "network"):
         by_name: dict[str, list[dict[str, Any]]] = {}
@@ -232,7 +233,7 @@ def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None
             parameters_of = dict.fromkeys(k for f in ran for k in f)
             differing = sorted(k for k in parameters_of if len({f.get(k) for f in ran}) > 1)
             short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in ran)]
-            if _kinds(ran, short) == _kinds(ran, differing):  # a checksum adds nothing
+            if _kinds(ran, short) == _kinds(ran, differing):  # long values, such as checksums, distinguish nothing more
                 differing = short
             for result, parameters in zip(same, flat, strict=True):
                 lacking = bool(result["unsupported"])

@@ -213,7 +213,7 @@ def _common(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
-    """Ranks for every metric over the (dataset, network) pairs with a value of all methods over equally many images."""
+    """Ranks for every metric over the (dataset, network) pairs where all methods have equally many images."""
     found = []
     values = values[values["better"].isin(["lower", "higher"])]
     most = values.groupby(["setting", "metric"], sort=False)["n"].transform("max")
@@ -255,11 +255,11 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
 def _compared(
     setting: Setting, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
 ) -> Compared | None:
-    """None if one of the two lacks the metric or has it without per-image values; `rows`: of either."""
+    """None if one of the two lacks the metric or its per-image values; `rows`: of either, as their images are equal."""
     if not (first and second and first.sample and second.sample):
         return None
     one, other = by_image(_in_both(first, second), rows)
-    assert one.sample is not None  # as before
+    assert one.sample is not None  # as above, after averaging by image
     assert other.sample is not None
     return Compared(setting, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))
 

@@ -85,7 +85,7 @@ def rank_table(rankings: Sequence[ranks.Ranking]) -> Table:
     methods = [c for c in frame if c not in ("metric", "pairs", *last)]
     ordered = pd.DataFrame([dict(zip(r.methods, r.ranks, strict=True)) for r in rankings])[methods]
     best = ordered.eq(ordered.min(axis=1), axis=0)
-    pairs = "(dataset, network) pairs in which all methods have as many images"
+    pairs = "(dataset, network) pairs in which all methods have equally many images"
     notes = [f"average rank over {pairs}, 1 the best; Nemenyi's critical difference at 5 %"]
     return Table("ranks", frame, best, notes)
 

@@ -92,7 +92,7 @@ def plots(results: Iterable[tuple[Mapping[str, Any], Stored]], evaluators: Evalu
 
 
 def curves_of(stored: Stored, evaluators: Evaluators) -> list[Curve]:
-    """Return the curves of a complete result: those kept beside its rows or, without them, drawn from the rows."""
+    """Return the curves of a complete result: those stored beside its rows or, if missing, computed from the rows."""
     try:
         kept = stored.curves()
     except DamagedError as error:

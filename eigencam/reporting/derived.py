@@ -1,6 +1,6 @@
 """Numbers derived from finished results without a network: metrics split by prediction, and shares of images won.
 
-Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and return a long frame.
+Both take the long frame of `eigencam.reporting.collect.collect`, read the rows behind it, and return a long frame.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
     Args:
         root: folder of results.
         long: from `collect`.
-        methods: compare only these, by their plain names, if a network has each of them in one variant.
+        methods: plain names; compare only these, for networks with exactly one variant of each.
     """
     drops = long[long["win"].fillna("") != ""]
     if methods:

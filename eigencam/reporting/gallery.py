@@ -1,7 +1,7 @@
 """Images for a report: their selection, and every method's maps, computed again from the results' own configs.
 
-Out of thousands of images a few dozen are shown: for each method the images that it wins and loses most, hits and
-misses evenly spread, and images that the network got wrong. Their maps are computed again from the `config.yaml` of
+Out of thousands of images a few dozen are shown: for each method its largest wins and losses, hits and misses
+evenly spread, and images that the network got wrong. Their maps are computed again from the `config.yaml` of
 each result, and only if network, dataset and method still match the result. Maps are stored at the network's
 resolution, a few hundred bytes each; the page enlarges and colours them.
 """
@@ -108,7 +108,7 @@ class Scores:
 def of_images(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
     """(N,) the metric's value per row, in percent if the unit is %, NaN without a value; None if rows do not have it.
 
-    For an evaluator that leaves rows out, its samples say which (`eigencam.evaluation.statistics.of_rows`).
+    If the evaluator leaves rows out, the metric's samples say which (`eigencam.evaluation.statistics.of_rows`).
     """
     if metric.sample is None or metric.sample.statistic is not None:
         return None

@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from eigencam.reporting.published import folder, papers
 
 ANY = "any"
-"""A name for every network of ours, where the paper's number does not depend on the network."""
+"""Stands for every network of ours, where the paper's number does not depend on the network."""
 
 Key = tuple[str, str, str, str]
 """Our network and method as the tables name them, and their plain names."""
@@ -73,7 +73,7 @@ class Layout:
 
     @property
     def command(self) -> str:
-        """What makes our results."""
+        """The command that computes our results."""
         return " ".join(["eigencam run", f"experiment={self.experiment}", *self.settings])
 
     def trained(self, method: str) -> Mapping[str, Any]:

@@ -37,7 +37,7 @@ def paper_table(
     Args:
         layout: of the table.
         published: from `numbers`.
-        long: from `eigencam.evaluation.tables.collect`; may be empty.
+        long: from `eigencam.reporting.collect.collect`; may be empty.
         anchors: from `published.anchors`.
         readings: from `published.read_readings`; their cells are marked, and a note names reader and source.
 

@@ -13,7 +13,7 @@ from eigencam.store.finish import first_difference
 from eigencam.store.reader import Stored, read
 
 NEAR = 0.1
-"""Allowed difference of a metric that is the same within rounding: in percent, or a hundredth of a plain number."""
+"""Largest difference that counts as rounding, for metrics in percent; for others it is a tenth of this."""
 
 
 def commands_of(stored: Stored) -> tuple[str, ...]:

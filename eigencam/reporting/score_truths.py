@@ -115,7 +115,7 @@ def open_truths(root: Path, chosen: str, policy: Policy, *, maps: bool, allow_mi
 
 
 def _first(truths: Sequence[Truth], faults: Sequence[str]) -> Callable[[int], Truth]:
-    """The truth of image `i`: the valid ones first; for the others the fault is raised."""
+    """A function that returns the truth of image `i`, or raises its fault; the images with a valid truth come first."""
 
     def truth(i: int) -> Truth:
         if i < len(truths):

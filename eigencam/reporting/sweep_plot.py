@@ -26,7 +26,7 @@ def save(long: pd.DataFrame, style: Style, pivot: Sequence[str], metrics: Sequen
         path: the file.
 
     Raises:
-        ValueError: no parameter is named, the suffix is another one, or there is nothing to draw.
+        ValueError: no parameter is named, the suffix is not allowed, or there is nothing to draw.
     """
     if not pivot or path.suffix.removeprefix(".") not in KINDS:
         wanted = "--pivot KEY names the axis" if not pivot else f"allowed: {', '.join(f'.{kind}' for kind in KINDS)}"

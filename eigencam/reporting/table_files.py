@@ -59,7 +59,7 @@ def write(
     Args:
         folder: made if it does not exist.
         stem: of the file names.
-        made: the tables, or by format the tables arranged for it; other formats use the first.
+        made: the tables; or, by format, the tables arranged for it. Other formats use the first that is not LaTeX's.
         header: sentences.
         lines: content of STEM.csv instead of the tables.
 
