@@ -1,4 +1,4 @@
-"""`eigencam fit fit=cross_entropy`: any network of classes, trained as a whole with the cross-entropy.
+"""`eigencam fit fit=cross_entropy`: any network with a classifier, trained as a whole with the cross-entropy.
 
 AdamW; the rate rises linearly over `warmup` epochs, then falls to 0 along half a cosine; labels are smoothed. If a
 network's logits are the sum of several heads (`model=dual_cross`), the loss is the mean of the heads' cross-entropies,
@@ -96,7 +96,7 @@ class CrossEntropyFit:
         return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / left)) / 2
 
     def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Train from the last checkpoint on."""
+        """Train, resuming from the last checkpoint."""
         made = trainee(job, last_layer_of(job.network).layer, self.seed)
         state = made.descent("adamw", (), 1, self.lr, self.weight_decay)
         descend(job, _Learner(self, made), state)

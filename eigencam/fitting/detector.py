@@ -79,7 +79,7 @@ class DetectorFit:
         blank = torch.zeros(1, *network.preprocess.input_shape, device=network.device)
         try:
             self._losses(network.module, {}, list(blank), [_target(None, None, network.device)], 0)
-        except Exception as error:  # of whatever network
+        except Exception as error:  # any network may raise anything
             words = " ".join(str(error).split())[:200]
             yield (
                 f"fit=detector: {network.name} gives no losses of a detector ({type(error).__name__}: {words}); "

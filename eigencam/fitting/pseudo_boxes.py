@@ -2,8 +2,8 @@
 
 Selective search proposes regions (`eigencam.methods.selective_search`). The network classifies each of the first
 `count` proposals, cropped and resized as an image of its own. The image's box is the proposal with the highest
-probability of the image's label; of equal ones, the first. The boxes are written as `path,x0,y0,x1,y1` to a file beside
-the weights', with the suffix `.txt`. The option `pseudo` of an evaluator reads it, to choose a threshold without
+probability of the image's label; of equal ones, the first. The boxes are also written as `path,x0,y0,x1,y1` to a list
+beside `file`, with the suffix `.txt`. An evaluator's option `pseudo` reads the list, to choose a threshold without
 ground-truth boxes.
 
     eigencam fit fit=pseudo_boxes model=resnet50 dataset=ilsvrc paths.ilsvrc=/data/ILSVRC

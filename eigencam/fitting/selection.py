@@ -40,7 +40,7 @@ class Validation:
         """Return accuracy and MaxBoxAccV2 (of the true class) of a network as it is now, fractions of 1.
 
         Args:
-            job: the fit; images of the split that cannot be decoded are left out as its own are.
+            job: the fit; images of the split that cannot be decoded are left out, like those of the fit.
             module: the network in training, of the form of the job's.
             method: whose maps; None: CAM's.
         """

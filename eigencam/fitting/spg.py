@@ -9,8 +9,8 @@ Three heads of one channel, all enlarged bilinearly to 224 x 224, beside the cro
 
 Each teacher has two thresholds and carries no gradient. Pixels above `high` are object (if these are fewer than 30:
 pixels above 0.7 of the maximum). Pixels below `low` are background, even if they are also above `high`. All other
-pixels are ignored, and so is a constant class map. A batch without any such pixel adds 0; the authors' code divides by
-0.
+pixels are ignored, and so is a constant class map. A batch without object and background pixels adds 0; the authors'
+code divides by 0.
 
     B1, B2   conv 3 x 3, ReLU each; then shared: conv 3 x 3, ReLU, conv 1 x 1
     C        conv 3 x 3 to 512, ReLU, conv 1 x 1
@@ -69,8 +69,8 @@ class SPG:
         said: SPGForm | None = getattr(network.module, "spg", None) or LAYERS.get(network.name)
         if said is None and not self.layers:
             raise ValueError(
-                f"fit: where SPG's side heads read {network.name} is published for VGG-16, ResNet-50 and Inception-v3 "
-                "alone; set fit.spg.layers=[FIRST,SECOND]"
+                f"fit: the layers that SPG's side heads read are published only for VGG-16, ResNet-50 and Inception-v3, "
+                f"not for {network.name}; set fit.spg.layers=[FIRST,SECOND]"
             )
         form = said or SPGForm(("", ""), WIDTH_C, new_heads=True, new_layers=())
         layers = (self.layers[0], self.layers[1]) if self.layers else form.layers
@@ -148,7 +148,7 @@ def enlarged(maps: Tensor) -> Tensor:
 
 
 def target(teacher: Tensor, high: float, low: float) -> Tensor:
-    """The targets from a teacher (N, 1, H, W) in 0..1: 1 for object, 0 for background, 255 for neither."""
+    """The targets from a teacher (N, 1, H, W) in 0..1: 1 for object, 0 for background, 255 for ignored pixels."""
     flat = teacher.flatten(1)
     limit = torch.where((flat > high).sum(1) < FEWEST, SHARE * flat.amax(1), high).to(flat)
     made = torch.full_like(teacher, 255.0).masked_fill(teacher > limit.view(-1, 1, 1, 1), 1.0)

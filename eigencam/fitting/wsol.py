@@ -100,7 +100,7 @@ class WSOLFit:
 
     Attributes:
         file: where the weights go; `{dataset}` is the dataset's name.
-        method: what is erased, or trained besides.
+        method: what is erased, or trained beside the classifier.
         has: the fields of `HaS`.
         cutmix: the fields of `CutMix`.
         adl: the fields of `ADL`.

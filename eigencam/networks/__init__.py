@@ -1,4 +1,4 @@
-"""Networks under test: weights, preprocessing, fitted classifiers, variants, Caffe layouts, the embedded networks."""
+"""Networks under test: weights, preprocessing, fitted classifiers, variants, Caffe layouts, the packaged networks."""
 
 from eigencam.networks import torchvision_import
 

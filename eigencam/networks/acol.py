@@ -2,7 +2,7 @@ r"""ACoL (Zhang et al., CVPR 2018): two classifiers on a network's features; the
 
     F               features of a trunk (N, C, h, w)
     A, B            conv 3 x 3, ReLU, conv 3 x 3, ReLU, conv 1 x 1: a map for each class
-    s               A's map of the image's class, from minimum to maximum scaled to 0..1, without gradient
+    s               A's map of the image's class, scaled from minimum and maximum to 0..1, without gradient
     logits          mean of A(F)
     second logits   mean of B(F [s < t]), in training only
 
@@ -33,7 +33,7 @@ from eigencam.networks.wsol import WIDTH, InceptionTrunk, drawn, pretrained_netw
 from eigencam.passes.calls import evaluating, network_logits, random_images
 
 CAM_LAYER = "classifier_A.3"
-"""What the first classifier's maps are a linear function of."""
+"""The layer of whose output the first classifier's maps are a linear function."""
 
 
 class ACoL(nn.Module):
@@ -90,7 +90,7 @@ class ACoL(nn.Module):
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """Maps (N, h, w) from each one's minimum to its maximum as 0..1; constant ones become 0."""
+    """Maps (N, h, w), each scaled to 0..1 from its minimum and maximum; constant ones become 0."""
     least, most = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     span = most - least
     return torch.where(span > 0, (maps - least) / torch.where(span > 0, span, 1), 0)
@@ -168,7 +168,7 @@ def trunk(module: nn.Module, layer: str) -> tuple[nn.Sequential, int]:
     finally:
         hook.remove()
     if not isinstance(theirs, Tensor) or theirs.ndim != 4 or not torch.equal(theirs, ours):
-        raise ValueError(f"{refused}{type(module).__name__}'s, run so, make something else than it does")
+        raise ValueError(f"{refused}{type(module).__name__}'s, run so, give another output")
     return made.train(module.training), ours.shape[1]
 
 

@@ -2,9 +2,9 @@
 
 A file holds tensors by name, or a training checkpoint: the weights under `state_dict`, `model`, `net`, ..., beside
 epochs, losses and the optimizer's state. The names may have a wrapper's prefix (`module.` of DataParallel, `model.` of
-Lightning, `_orig_mod.` of torch.compile). Both are determined by comparison with the network's names. Of weights and
-their average (`model_ema`) the weights are read; of any two others that fit equally well, as a student's and a
-teacher's, neither.
+Lightning, `_orig_mod.` of torch.compile). Both are determined by comparison with the network's names. If a file holds
+weights and their average (`model_ema`), the weights are read. If two others fit equally well, such as a student's and a
+teacher's, neither is read.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
 
 
 def _best(candidates: Mapping[str, State], wanted: set[str], path: Path) -> str | None:
-    """Return the place of the weights that fit best, None if none fit. ValueError if others fit as well.
+    """Return the place of the weights that fit best, None if none fit. ValueError if others fit equally well.
 
     Averaged weights are taken only if there are no others.
     """
@@ -147,7 +147,7 @@ def file_content(path: Path) -> Any:
         if header[_HEADER:] == b"{":
             return load_file(path)
         with path.open("rb") as file, torch.serialization.safe_globals(_plain()):
-            return torch.load(file, "cpu", weights_only=True)  # of a path, torch takes the suffix for the format
+            return torch.load(file, "cpu", weights_only=True)  # given a path, torch infers the format from the suffix
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"weights {path} cannot be read as a weight file ({_reason(error)})") from None
     except Exception as error:  # pickle's error names the class that is not plain
@@ -173,7 +173,7 @@ def _reason(error: Exception) -> str:
 
 
 def _states(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple[str, State]]:
-    """Every mapping in a file that has tensors, by its path, without its other values."""
+    """Yield each mapping in a file with its path; only tensors are kept."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):
@@ -185,7 +185,7 @@ def _states(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple
 
 
 def _renamed(state: State, wanted: set[str], drop: Sequence[str]) -> dict[str, State]:
-    """The tensors without each prefix that makes most of them match the network's names, by this prefix."""
+    """The renamed tensors by removed prefix, for the prefixes whose removal makes most names match the network's."""
     kept = {_current(name): t for name, t in state.items() if not name.startswith(tuple(drop))}
     made: dict[str, State] = {"": kept}
     for prefix in _prefixes(kept):

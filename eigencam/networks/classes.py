@@ -10,7 +10,7 @@ import numpy as np
 from eigencam.networks.network import Network
 
 MOST = 2**31
-"""Above any number of a class."""
+"""Larger than the number of any class."""
 
 
 def names_of(network: Network) -> Sequence[str]:

@@ -14,9 +14,9 @@ negative; a probability below 0.5 needs a negative one. Therefore that ReLU beco
     classes      names of the classes
     whole        whether the file has all weights, not only those of the last layer
     fitted_on    ids of the images it was fitted on
-    held_out     ids of those its average precision was measured on
-    label        of a network trained as a whole (`fit=cam_loss`, `cross_entropy`, `wsol`, `flim`): how, in a word or
-                 two, for tables
+    held_out     ids of the images its average precision was measured on
+    label        how a whole network was trained (`fit=cam_loss`, `cross_entropy`, `wsol`, `flim`), in a word or two,
+                 for tables
 """
 
 import hashlib
@@ -166,7 +166,7 @@ class FittedClassifier:
 
     @property
     def label(self) -> str:
-        """Short name of the training of a network of another's form; "" for a classifier."""
+        """Short name of the training of a whole network; "" for a classifier."""
         return self._about.get("label", "")
 
     @property

@@ -90,7 +90,7 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
 
 
 def _why(choice: Choice, examined: Examined) -> str:
-    """What is wrong with the last one that they pass through, and what can be done."""
+    """What is wrong with the last layer that all paths pass through, and what can be done."""
     scripted = [f.layer for f in examined.findings.values() if f.reason == SCRIPTED]
     if scripted:
         return f": {', '.join(scripted[:3])}{', ...' if len(scripted) > 3 else ''}: {SCRIPTED}; give it unscripted"
@@ -117,7 +117,7 @@ def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) ->
     tried: dict[Finding, Carried] = {}
     groups = candidates(examined)
     if not groups:
-        _replaced(module, examined, [], {})  # an output that cannot be compared is the reason
+        _replaced(module, examined, [], {})  # raises if the reason is an output that cannot be compared
     for start in range(0, len(groups), AT_ONCE):
         part = groups[start : start + AT_ONCE]
         maps = [f for f in part if f.reading]
@@ -191,7 +191,7 @@ def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) 
 def _replaced(
     module: nn.Module, examined: Examined, findings: Sequence[Finding], parameters: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-    """(3 + 2 K, ...) outputs: an image's, twice another's, and its with each layer's cells or output replaced."""
+    """(3 + 2 K, ...) outputs for image A, twice for B, and for B with each layer's cells, or output, taken from A."""
     noise = torch.randn(2, examined.channels, *examined.size, generator=torch.Generator().manual_seed(1))
     like = next(module.parameters(), noise)
     batch = torch.cat([noise, noise[1:].expand(1 + 2 * len(findings), -1, -1, -1)]).to(like.device, like.dtype)
@@ -212,7 +212,7 @@ def _replaced(
         return changed
 
     with evaluating(module), torch.inference_mode(False), watched(module, lambda layer, out: replaced(out, layer, put)):
-        awake = bool(parameters) and not isinstance(module, nn.DataParallel)  # of which torch replaces no parameters
+        awake = bool(parameters) and not isinstance(module, nn.DataParallel)  # whose parameters torch cannot replace
         output = torch.func.functional_call(module, parameters, (batch,)) if awake else run_network(module, batch)
     return _answer(output, len(batch)), means
 

@@ -2,7 +2,7 @@
 
 The metadata has one key, `about`, a JSON text:
 
-    kind      lcam_fm, lcam_img, broadcam or classifier
+    kind      what made the file: lcam_fm, lcam_img, broadcam, support, classifier, ...
     network   the network's identity, with the checksum of its weights
     layers    the layers whose activations the weights apply to
     dataset   the identity of the images they were fitted on
@@ -10,8 +10,8 @@ The metadata has one key, `about`, a JSON text:
     log       measurements during training, one entry per epoch
     head      of a classifier; see `eigencam.networks.classifier`
 
-The weights fit only the network, with the same weights, that they were fitted for; `Fitted.fault` reports any other.
-Files of the methods' authors are read as well: `eigencam.networks.authors_weights`.
+A file can be used only with the network, and the network's weights, that it was fitted for; `Fitted.fault` says why
+not. Files of the methods' authors are read as well: `eigencam.networks.authors_weights`.
 """
 
 import hashlib

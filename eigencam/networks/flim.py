@@ -1,9 +1,9 @@
 """FLIM (de Souza & Falcao, 2020): a network whose filters come from markers in a few images, without backpropagation.
 
-Input: RGB in 0..1. It is converted to Lab, scaled to about 0..1 (with `colour: rgb` it is not). Each block then
-standardises its channels by the statistics at the markers, convolves with filters of norm 1 and without bias, and
-applies ReLU and pooling. A linear layer, a support vector machine, takes the flattened last map, or its average
-(`head: average`), which a CAM needs.
+Input: RGB in 0..1. Unless `colour: rgb`, it is converted to Lab and scaled to about 0..1. Each block then standardises
+its channels by the statistics at the markers, convolves with filters of norm 1 and without bias, and applies ReLU and
+pooling. A linear layer, a support vector machine, takes the flattened last map, or its average (`head: average`), which
+a CAM needs.
 
 `eigencam fit fit=flim` makes the filters (`eigencam.fitting.flim`); the constructor alone draws random ones.
 """

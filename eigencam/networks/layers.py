@@ -1,6 +1,6 @@
 """Which layers of a network are maps, how they are read, and which layer a map is made from by default.
 
-One pass of nine inputs finds out. The operations that produced a module's output propose a reading
+One pass of nine inputs determines this. The operations that produced a module's output propose a reading
 (`eigencam.passes.proposed_readings`), and a stimulus that moves over the input tests it
 (`eigencam.passes.moving_stimulus`). If the operations are inconclusive, the stimulus alone decides. If the stimulus is
 inconclusive, the operations decide, and the reading is marked `undecided`.

@@ -35,7 +35,7 @@ def join(x: Tensor, n: int) -> Tensor:
 
 
 class _OfCells(nn.Module):
-    """Number of cells, and the module that is the target layer; the other base is the network of a cell."""
+    """Base with the number of cells and the target layer `joined`; the other base class is the network of one cell."""
 
     def __init__(self, cells: int = 2, partial: bool = False) -> None:
         super().__init__()
