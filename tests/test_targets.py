@@ -52,11 +52,11 @@ def test_methods_of_no_class_never_look_at_the_output(explainers: dict[str, Expl
 
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_of_a_class_ask_for_a_target(explainers: dict[str, Explainer], name: str) -> None:
-    with pytest.raises(ValueError, match=r"the network returns .*a target that reads it"):
+    with pytest.raises(ValueError, match=r"the network returns .*a target that reads this output"):
         explainers[name](IMAGE, "gradcam")
     found = explainers[name](IMAGE, ["eigencam", "gradcam"])
     assert list(found) == ["eigencam"]
-    assert "a target that reads it" in found.refused["gradcam"]
+    assert "a target that reads this output" in found.refused["gradcam"]
 
 
 def gradient(module: nn.Module, layer: str, score: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -69,8 +69,8 @@ class SPG:
         said: SPGForm | None = getattr(network.module, "spg", None) or LAYERS.get(network.name)
         if said is None and not self.layers:
             raise ValueError(
-                "fit: the layers that SPG's side heads read are published for VGG-16, ResNet-50 and Inception-v3, not for "
-                f"{network.name}; set fit.spg.layers=[FIRST,SECOND]"
+                "fit: the layers that SPG's side heads read are published for VGG-16, ResNet-50 and Inception-v3, not "
+                f"for {network.name}; set fit.spg.layers=[FIRST,SECOND]"
             )
         form = said or SPGForm(("", ""), WIDTH_C, new_heads=True, new_layers=())
         layers = (self.layers[0], self.layers[1]) if self.layers else form.layers

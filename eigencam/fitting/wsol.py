@@ -71,7 +71,7 @@ ADL_LAYERS = {
 
 @dataclass(frozen=True, slots=True)
 class HaS:
-    """Hide-and-Seek: side of the squares in pixels (of a list, one is drawn for each image), and their rate."""
+    """Hide-and-Seek: side of the squares in pixels (one is drawn from a list for each image), and the share hidden."""
 
     grid: int | Sequence[int] = 4
     rate: float = 0.5

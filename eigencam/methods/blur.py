@@ -22,7 +22,7 @@ COLDNESS = 20.0
 
 
 def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
-    """(side, side): the matrix that smooths a line of pixels; beyond its ends is 0, or the reversed line."""
+    """(side, side): the matrix that smooths a line of pixels, continued beyond its ends by 0 or by its mirror image."""
     reach = ceil(4 * sigma)
     away = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (away / max(sigma, 1e-6)) ** 2)

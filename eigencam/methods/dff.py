@@ -89,7 +89,7 @@ def descend(a: Tensor, w: Tensor, h: Tensor, steps: int) -> tuple[Tensor, Tensor
 
 
 def _improved(w: Tensor, gram: Tensor, product: Tensor) -> Tensor:
-    """(N, C, K) with the best value of each component in turn, given the others and (N, K, K), (N, C, K)."""
+    """(N, C, K): each component in turn set to its best value, given the others."""
     parts = list(w.unbind(2))
     for k in range(len(parts)):
         slope = (torch.stack(parts, 2) @ gram[:, :, k, None])[:, :, 0] - product[:, :, k]

@@ -185,7 +185,7 @@ class _Biases:
 
 @cache
 def _load_forward_derivatives() -> None:
-    """Make torch load them now: it warns about a function of its own that it uses for that."""
+    """Make torch load its forward derivatives now, without its warning about a deprecated function of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.func.jvp(torch.exp, (torch.zeros(()),), (torch.zeros(()),))

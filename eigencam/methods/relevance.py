@@ -257,7 +257,7 @@ def saliency_layer(module: nn.Module) -> str | None:
 
 
 class _Calls:
-    """Rules for a pass's linear operations, counted; number `chosen` uses `other`."""
+    """Rules for a pass's linear operations, which are counted; operation number `chosen` uses the rule `other`."""
 
     def __init__(self, rule_of: Callable[[str, bool], LinearRule], other: LinearRule, chosen: int | None) -> None:
         self.rule_of, self.other, self.chosen, self.count = rule_of, other, chosen, 0

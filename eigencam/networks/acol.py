@@ -9,9 +9,9 @@ r"""ACoL (Zhang et al., CVPR 2018): two classifiers on a network's features; the
 `eigencam fit fit=wsol wsol.method=acol` trains both, with the sum of their cross-entropies; `method=acol` is their
 common map, and any other method explains A alone, whose CAM is read from `classifier_A.3`.
 
-    wsol_vgg16_acol          VGG-16, poolings of 3 x 3, the last one of stride 1 (28 x 28: the fourth, too), an average
-                             of 3 x 3
-    wsol_resnet50_acol       ResNet-50, layer4 (28 x 28: layer3, too) of stride 1
+    wsol_vgg16_acol          VGG-16 with poolings of 3 x 3, the last of stride 1 (for 28 x 28 the fourth, too), then an
+                             average of 3 x 3
+    wsol_resnet50_acol       ResNet-50 with layer4 (for 28 x 28 layer3, too) of stride 1
     wsol_inception_v3_acol   Inception-v3 up to Mixed_6e
     acol                     any network whose modules run one after another up to `layer`; others are refused
 
@@ -196,7 +196,7 @@ def wsol_vgg16_acol(
 def wsol_resnet50_acol(
     classes: int = 1000, large: bool = False, pretrained: str | None = None, threshold: float = 0.7
 ) -> ACoL:
-    """ResNet-50; the authors' names give layer4 alone the larger rate, not the new classifiers."""
+    """ResNet-50; as in the authors' code, layer4 has the larger rate, and the new classifiers do not."""
     cut = _up_to(wsol_resnet50(classes, large, pretrained), ["layer4"])
     return ACoL(cut, 2048, classes, threshold=threshold, start="he", new_layers=("features.layer4",))
 

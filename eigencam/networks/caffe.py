@@ -19,7 +19,7 @@ from torchvision.models.googlenet import GoogLeNet, Inception
 
 
 def googlenet(num_classes: int = 1000) -> GoogLeNet:
-    """BVLC GoogLeNet in torchvision's module names; the weights' biases sit in the batch norms, folded."""
+    """BVLC GoogLeNet in torchvision's module names; the biases of the Caffe weights are in the batch norms."""
     net = GoogLeNet(num_classes=num_classes, aux_logits=False, init_weights=False, transform_input=False)
     net.maxpool1 = nn.Sequential(net.maxpool1, _lrn())  # type: ignore[assignment]
     net.conv3 = nn.Sequential(net.conv3, _lrn())  # type: ignore[assignment]

@@ -28,7 +28,7 @@ SHOWN = 6
 _AVERAGED = {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "shadow", "averaged"}
 """Names under which checkpoints keep averaged weights."""
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Parts of names by torch.compile, FSDP and activation checkpointing."""
+"""Parts that torch.compile, FSDP and activation checkpointing add to names."""
 MOST_PARTS = 6
 """Largest number of parts of a prefix."""
 _HEADER = 8

@@ -134,7 +134,7 @@ def put(module: nn.Module, place: LastLayer, weight: Tensor, bias: Tensor) -> No
 
 
 def summed_heads(module: nn.Module) -> Sequence[str]:
-    """Return the last layers whose outputs a network adds to its logits, where it says that there are several."""
+    """Return the last layers whose outputs add up to the logits, if a network declares several."""
     return getattr(module, "summed_heads", ())
 
 

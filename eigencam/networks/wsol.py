@@ -9,10 +9,10 @@ Each is a torchvision network with a last feature map of 14 x 14, or of 28 x 28 
     wsol_vgg16_spg     for SPG: the fourth pooling (28: none there) of 3x3 and stride 2, two 3x3 convolutions behind the
                        last ones, a 1x1 convolution to the classes, average
 
-Weights are torchvision's ImageNet weights (`pretrained`: a name of theirs, a file of theirs, or null), those of the new
-layers are drawn as the authors do. `new_layers` are the prefixes of the parameters that the authors train with ten
-times the rate, `adl_layers` the layers behind which they put ADL, `spg` their form of SPG. The forms for ACoL are
-in `eigencam.networks.acol`.
+Weights are torchvision's for ImageNet (`pretrained`: a name, a file, or null for random ones); those of the new layers
+are drawn as the authors do. `new_layers` are the prefixes of the parameters that the authors train with ten times the
+rate, `adl_layers` the layers behind which they put ADL, `spg` their form of SPG. The forms for ACoL are in
+`eigencam.networks.acol`.
 
 Reference: clovaai/wsolevaluation@96f4b88, `wsol/{vgg,resnet,inception}.py`.
 """

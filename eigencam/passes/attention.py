@@ -2,8 +2,8 @@
 
 Attention is a matrix product whose left factor comes from a softmax over its last axis, in any module or function.
 Fused attention (`scaled_dot_product_attention`, `multi_head_attention_forward`) does not expose its weights, so it is
-computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. Anything that is
-not such a product has no weights here, and methods that need them refuse it. Rollout and the methods that read
+computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. Other operations
+have no attention weights, and methods that need these refuse the network. Rollout and the methods that read
 `eigencam.passes.recorded_graph` get attention from here. This module has no version: a change here that alters a number
 raises theirs.
 """

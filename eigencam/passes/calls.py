@@ -38,7 +38,7 @@ def fingerprint(module: nn.Module) -> Iterator[object]:
 
 
 NEEDED = (
-    "logits (N, K) are needed, or a target that reads it (`target=`, `--target`); with `classes: null` in its "
+    "logits (N, K) are needed, or a target that reads this output (`target=`, `--target`); with `classes: null` in its "
     "description, class-agnostic methods run"
 )
 

@@ -118,7 +118,8 @@ def check(stimulus: Stimulus, out: Tensor, proposed: Reading) -> Verdict:
     """Test whether the response follows in the reading that the operations propose.
 
     Returns:
-        The reading if it does; a reason if it clearly follows in another one; otherwise neither, with the score.
+        The reading if the response follows in it; a reason if it clearly follows in another one; otherwise neither,
+        with the score.
     """
     change, shape = stimulus.response(out), tuple(out.shape)
     if change is None or min(proposed.size(shape)) < SMALLEST:

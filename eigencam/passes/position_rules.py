@@ -290,14 +290,14 @@ def _padded(call: Call) -> Axes:
 
 
 def _unfold(call: Call) -> Axes:
-    """Windows of an axis; the places inside them are a last axis."""
+    """Windows along an axis; the positions inside a window become the last axis."""
     dim, size, step = call.axis(1, "dimension"), call.args[2], call.args[3]
     inner = mapped(call.source[dim], lambda v: v[:size] - v[0])
     return (*_along(call, dim, lambda v: v[: len(v) - size + 1 : step]), inner)
 
 
 def _im2col(call: Call) -> Axes:
-    """(N, C, H, W) to (N, C k k, L): windows in row-major order, the places inside them among the channels."""
+    """(N, C, H, W) to (N, C k k, L): windows in row-major order; the positions inside a window become channels."""
     image, *settings = call.args
     outer, inner, sizes = [], [], []
     for axis, side, k, d, p, s in zip(call.source[2:], image.shape[2:], *settings, strict=True):

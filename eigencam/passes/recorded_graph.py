@@ -126,8 +126,8 @@ class RecordedGraph(Attentive):
 
 
 NO_STREAM = (
-    "a score of its own for each block is needed, and the logits of this network are not made of the last sum of two "
-    "values (shortcut and block) alone"
+    "each block needs a score of its own, and the logits of this network depend on more than the last sum of two "
+    "values (shortcut and block)"
 )
 
 
