@@ -4,7 +4,7 @@ devkit  text, plain or .gz, line k for image k in the order of the ids: up to fi
         best first, inclusive pixels of the original image, 0-based
 coco    JSON, plain or .gz, a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`
 maps    files `<image id>.npy` (real, (h, w)) or `<image id>.png` (grey, 8 or 16 bits) of any resolution; a map
-        covers the whole image. An image suffix before that, as in `<image id>.JPEG.npy`, is not part of the id; if
+        covers the whole image. An image suffix in the name, as in `<image id>.JPEG.npy`, is not part of the id. If
         an id contains folders, leading ones may be missing as long as the rest identifies the image
 """
 
@@ -31,7 +31,7 @@ from eigencam.evaluation.base import Metric
 GUESSES = 5
 MAP_SUFFIXES = (".npy", ".png")
 NO_CATEGORY = -1
-"""Score of a COCO result without one; categories count from 0 or 1."""
+"""Category of a COCO result that gives none; others count from 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
     Args:
         path: the file, for messages.
         guesses: its content, row k for row k of `truth`.
-        truth: of all the images.
+        truth: truth of all the images.
         labels: how the file numbers classes: `devkit` ids 1 to 1000, or indices of the `sorted` WordNet ids, 0 to
             999.
 
@@ -142,7 +142,7 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
 
     Args:
         path: the file.
-        ids: of the truth's images. An `image_id` is one of these, or the number after the letters of one: 1
+        ids: ids of the truth's images. An `image_id` is one of these, or the number after the letters of one: 1
             for `ILSVRC2012_val_00000001`, 2008000002 for `2008_000002`.
 
     Raises:
@@ -183,11 +183,11 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
 
 
 def read_coco_truth(path: Path | str, faults: dict[str, str] | None = None) -> list[Truth]:
-    """Read a COCO instances file, images sorted by id: every object is sought, crowds are `difficult`.
+    """Read a COCO instances file, images sorted by id; every object is a target object, crowds are `difficult`.
 
     Args:
         path: the file.
-        faults: receives faults of an image's annotations by id, and the image is left out; None: they are raised.
+        faults: collects faults in annotations by image id, and such images are left out; None: a fault is raised.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -227,10 +227,10 @@ def find_maps(folder: Path | str) -> dict[str, Path]:
 
 
 def maps_of(ids: Iterable[str], files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the map of each image that has one. ValueError if an image has two maps, or a map fits two images.
+    """Return the map of each image that has one. Raises a ValueError if a match is not unique.
 
     Args:
-        ids: of the images.
+        ids: the images' ids.
         files: from `find_maps`.
     """
     return {name: files[key] for name, key in match(ids, files, files.__getitem__, "maps").items()}

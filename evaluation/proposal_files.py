@@ -29,8 +29,8 @@ def read_mat(folder: Path | str, ids: Sequence[str], order: Order = "falling", o
     """Boxes (K, 4) of each image that has a file, 0-based inclusive pixels, best first.
 
     Args:
-        folder: with the files, at any depth.
-        ids: of the truth's images.
+        folder: folder with the files, at any depth.
+        ids: ids of the truth's images.
         order: whether high (`falling`) or low (`rising`) scores are good; `file`: scores are ignored.
         origin: index of the first pixel, 0 or 1.
 

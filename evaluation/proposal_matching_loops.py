@@ -9,7 +9,7 @@ Floats = NDArray[np.float64]
 
 @njit(cache=True, nogil=True)
 def best_pairs(overlap: Floats) -> Floats:
-    """(P, G) -> (G,): `matching.match_best_pairs`."""
+    """(P, G) -> (G,): `proposal_matching.match_best_pairs`."""
     p, g = overlap.shape
     matched = np.zeros(g)
     rest = overlap.copy()
@@ -34,7 +34,7 @@ def best_pairs(overlap: Floats) -> Floats:
 
 @njit(cache=True, nogil=True)
 def found_in_order(overlap: Floats, thresholds: Floats) -> NDArray[np.int64]:
-    """(P, G), (T,) -> (T, P): 1 if a proposal finds an object at a threshold; see `matching.match_coco`."""
+    """(P, G), (T,) -> (T, P): 1 if a proposal finds an object at a threshold; see `proposal_matching.match_coco`."""
     p, g = overlap.shape
     found, free = np.zeros((len(thresholds), p), np.int64), np.ones((len(thresholds), g), np.bool_)
     for i in range(p):

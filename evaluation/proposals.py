@@ -324,7 +324,10 @@ def positive_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
 
 
 def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
-    """Greedy suppression: those of `boxes` (P, 4 or more columns), best first, that overlap no better one by more."""
+    """Greedy non-maximum suppression of `boxes` (P, 4 or more columns), best first.
+
+    A box is dropped if it overlaps a better one that is kept by more than `overlap`; at most `limit` boxes are kept.
+    """
     kept: list[int] = []
     alive = np.ones(len(boxes), bool)
     while alive.any() and len(kept) < limit:

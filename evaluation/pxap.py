@@ -6,9 +6,10 @@ the pixels at or above each edge t = 0, step, 2 step, ... over all images togeth
 
 $$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
 
-the step rule of the authors' code, to the last bit; its last edge is 1 (only the maximum of a map). No
+which is the step rule of the authors' code, to the last bit. The last edge is 1 (only the maximum of a map). No
 threshold is chosen. A map that is constant or not finite (0 everywhere in the authors' code) counts as the worst:
-all background ranks before the object, which is never found; a baseline's constant map on purpose is 0 everywhere.
+all background ranks before the object, which is never found. A constant map that a baseline returns on purpose counts
+as 0 everywhere.
 
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
 """
@@ -38,7 +39,7 @@ class PxAP:
     """Evaluator; see the module.
 
     Attributes:
-        step: of the edges, in (0, 1].
+        step: step of the edges, in (0, 1].
         size: height and width that maps and masks are resized to, in pixels.
     """
 
@@ -164,10 +165,10 @@ def nearest(
     """(size, size): the mask over the map's region, void outside the image.
 
     Args:
-        truth: of the image.
+        truth: truth of the image.
         mask: (h, w), of the whole image, at any resolution.
         region: the region of the map, in pixels of the image.
-        size: of the result.
+        size: height and width of the result.
         places: start, stop, n -> (n,) sampling positions between them; by default each pixel is sampled at its
             upper left corner.
     """

@@ -45,7 +45,7 @@ class Randomization:
         order: `cascading` or `independent`.
         stages: number of groups of layers: first the output layer, then roughly equal groups; 0: every layer is a
             stage.
-        seed: of the new weights.
+        seed: seed of the new weights.
         structure: whether to compute SSIM and HOG, too.
     """
 
@@ -164,7 +164,7 @@ class LabelRandomization:
 def _alike(
     a: NDArray[np.float32], b: NDArray[np.float32], structure: bool, size: tuple[int, ...]
 ) -> dict[str, NDArray[np.float64]]:
-    """(N,) of each measure."""
+    """(N,) values of each measure."""
     import torch
     import torch.nn.functional as F
 

@@ -43,12 +43,12 @@ def placings(samples: Mapping[str, Sample], better: str, seed: int = 0) -> dict[
     """Place methods by their samples of one metric, over the same images in the same order.
 
     Args:
-        samples: by method.
+        samples: sample of each method.
         better: `lower` or `higher`.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Returns:
-        By method; empty for fewer than two, or if a value is not defined.
+        The placing of each method; empty for fewer than two methods, or if a value is not defined.
     """
     values, influence = _linear(list(samples.values()))
     if len(samples) < 2 or not (np.isfinite(values).all() and np.isfinite(influence).all() and influence.shape[1]):

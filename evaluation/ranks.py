@@ -32,7 +32,7 @@ class Ranking:
         methods: names.
         ranks: average rank of each, 1 the best.
         blocks: number of (dataset, network) pairs.
-        p: Friedman's; NaN for fewer than three methods or two blocks.
+        p: p-value of Friedman's test; NaN for fewer than three methods or two blocks.
         critical: Nemenyi's critical difference at 5 %; NaN for fewer than two blocks.
     """
 

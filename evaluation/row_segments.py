@@ -24,8 +24,8 @@ class Segments(NamedTuple):
     """The rows of an image as runs of equal level, and as segments of runs that rise and then fall.
 
     Attributes:
-        x: (R,) first pixel of each run; after the last run of a row follows one more entry, the width.
-        level: (R,) of each run.
+        x: (R,) first pixel of each run; each row ends with one more entry, the width.
+        level: (R,) level of each run.
         start: (S,) first run of each segment.
         stop: (S,) the run after its last one.
         peak: (S,) its highest run.

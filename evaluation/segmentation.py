@@ -5,10 +5,10 @@ pixels are not counted. The foreground is "label", or "label" and "other" if `Tr
 FN are the numbers of foreground pixels above the threshold, of other pixels above it, and of foreground pixels below:
 
     fg_iou           TP / (TP + FP + FN) of each image, then the mean over images that have foreground
-    miou             VOC's: a pixel above the threshold is predicted as the image's class, else as background;
-                     TP, FP, FN of every class summed over the dataset, IoU of each class, mean over the classes (with
-                     the background) whose pixels occur in the truth. An image without a label predicts no class
-                     (the interval: over these classes, each in 3 images or more)
+    miou             VOC's: a pixel above the threshold is predicted as the image's class, else as background. TP, FP
+                     and FN of every class are summed over the dataset, and the IoUs of the classes that occur in the
+                     truth, background included, are averaged. An image without a label predicts no class. There is an
+                     interval if each of these classes occurs in 3 images or more
     miou_binary      the same with two classes, foreground and the rest, whatever the image's class
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
@@ -17,14 +17,14 @@ FN are the numbers of foreground pixels above the threshold, of other pixels abo
     fg_iou_best, miou_best   the largest value over all 256 thresholds. The threshold is chosen with the truth,
                      so these are bounds (oracles), not results; their intervals are those at the chosen threshold
     fg_iou_tuned, miou_tuned   with `tune`: at the threshold that is best on a part of the images; all metrics then
-                     of the others (`evaluation/tuning.py`)
+                     cover the others (`evaluation/tuning.py`)
 
 The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)); a
 pixel is foreground if its level is at least v. All levels are 0 if the maximum is not positive. Images without a
 mask are not counted. An image without a foreground pixel has no `fg_iou`, but counts in the sums.
 
 An image whose map is constant or not finite is wrong at every pixel: its foreground is missed, and everything else is
-predicted. Only a baseline's constant map on purpose is thresholded like any other.
+predicted. Only a constant map that a baseline returns on purpose is thresholded like any other.
 
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.3.
 """
@@ -198,7 +198,7 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class _AtLevels:
-    """The metrics of the module's docstring, with the levels of the two largest ones chosen from all rows.
+    """The metrics of the module's docstring, with the levels of `fg_iou_best` and `miou_best` chosen from all rows.
 
     With `tune` there are two more, at the levels `tuned`, chosen on the masks of `tuned_on` images.
     """

@@ -38,9 +38,9 @@ class MaxSensitivity:
     """Evaluator of max-sensitivity; see the module.
 
     Attributes:
-        radius: of the noise, in units of the image's range.
+        radius: radius of the noise, in units of the image's range.
         samples: number of draws; each costs one pass and one map of the method.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     radius: float = 0.05

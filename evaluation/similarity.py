@@ -21,7 +21,7 @@ WINDOW = 7
 
 
 def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating], *, absolute: bool = False) -> Floats:
-    """(N,) in [-1, 1], of maps (N, h, w).
+    """Spearman's rank correlation of maps (N, h, w): (N,) in [-1, 1].
 
     >>> a = np.array([[[1.0, 2.0], [3.0, 4.0]]])
     >>> rank_correlation(a, -a), rank_correlation(a, a**3)
@@ -36,13 +36,13 @@ def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating], *, absolu
 
 
 def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """(N,) in [-1, 1], of maps (N, h, w)."""
+    """Cosine of the angle between maps (N, h, w): (N,) in [-1, 1]."""
     a, b, finite = _flat(a, b)
     return np.where(finite, _cosine(a, b), np.nan)
 
 
 def ssim(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """(N,) in [-1, 1], of maps (N, h, w); NaN if a side is shorter than the window."""
+    """SSIM of maps (N, h, w): (N,) in [-1, 1]; NaN if a side is shorter than the window."""
     n, h, w = a.shape
     if min(h, w) < WINDOW:
         return np.full(n, np.nan)
@@ -62,7 +62,10 @@ def ssim(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
 
 
 def hog(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """(N,) in [-1, 1], of maps (N, h, w): 9 orientations, 8 x 8 cells, blocks of one cell; NaN below 8 pixels."""
+    """Correlation of HOG features of maps (N, h, w): (N,) in [-1, 1]; NaN if a side is shorter than 8 pixels.
+
+    There are 9 orientations and 8 x 8 cells, in blocks of one cell.
+    """
     from skimage.feature import hog as hog_of
 
     x, y, usable = _unit(a, b)

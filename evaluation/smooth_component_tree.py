@@ -173,7 +173,7 @@ def _floor(segments: Segments, branches: Branches) -> Ints:
 
 @njit(cache=True, nogil=True)
 def _codes(levels: Levels, width: int) -> Levels:
-    """(H, width): bit i: whether neighbour i is added before the pixel, as higher, or as high and earlier in `RING`."""
+    """(H, width): bit i is set if neighbour i is added before the pixel: higher, or as high and earlier in `RING`."""
     height = len(levels)
     padded = np.zeros((height + 2, width + 2), np.uint8)
     padded[1:-1, 1:-1] = levels[:, :width]
@@ -310,7 +310,7 @@ def nodes_if_smooth(levels: Levels, most: int, *, holes: bool = False, areas: bo
         areas: whether to set the columns AREA and HOLES, which are otherwise undefined.
 
     Returns:
-        None if it has more segments.
+        The nodes; None if the image has more segments.
     """
     nodes, smooth = _tree(padded(levels), levels.shape[1], holes, areas, most)
     return nodes if smooth else None

@@ -36,8 +36,8 @@ def no_map(rows: pd.DataFrame, column: str = "map_state", *, meant: bool = True)
     """(N,): the rows whose map is undefined.
 
     Args:
-        rows: of an evaluator.
-        column: the maps' states.
+        rows: rows of an evaluator.
+        column: column with the maps' states.
         meant: whether a map that is constant on purpose counts as defined; `constant_by_design` marks these rows.
     """
     degenerate = _is(rows, column, DEGENERATE)
@@ -55,9 +55,9 @@ def at_worst(rows: pd.DataFrame, column: str = "map_state", /, **worst: float) -
     """Return the rows, with the worst value for each row without a map.
 
     Args:
-        rows: of an evaluator.
-        column: the maps' states.
-        worst: by column; in a column of lists it replaces each of the list's numbers. NaN remains NaN.
+        rows: rows of an evaluator.
+        column: column with the maps' states.
+        worst: worst value of each column; it replaces every number in a column of lists. NaN remains NaN.
     """
     bad = no_map(rows, column)
     if not bad.any():
@@ -86,7 +86,7 @@ def noted(sums: "Sums") -> str:
 
 
 def count(states: Iterable[str], what: str) -> str:
-    """Count undefined ones: `2 constant, 1 nonfinite of 50 maps`; empty if there are none.
+    """Count undefined maps or predictions: `2 constant, 1 nonfinite of 50 maps`; empty if there are none.
 
     >>> count(["ok", "constant", "nonfinite", "constant"], "maps")
     '2 constant, 1 nonfinite of 4 maps'
@@ -96,7 +96,7 @@ def count(states: Iterable[str], what: str) -> str:
 
 
 def counted(degenerate: Iterable[int], n: int, what: str) -> str:
-    """The same from the numbers of constant and of nonfinite ones among `n`."""
+    """The same text, from the numbers of constant and of nonfinite ones among `n`."""
     parts = ", ".join(f"{number} {state}" for number, state in zip(degenerate, DEGENERATE, strict=True) if number)
     return f"{parts} of {n} {what}" if parts else ""
 

@@ -90,14 +90,14 @@ def pooled(
     """The metric `name`: 100 times a statistic in [0, 1] of the sums of `parts` (N, K), one line per image.
 
     Args:
-        name: of the metric.
+        name: name of the metric.
         parts: contribution of each image.
         statistic: (R, K) sums -> (R,).
         n: the denominator; by default the number of images.
         hits: for a ratio (`MeanRatio(1)`): whether it is the share of objects that are hit.
         note: as in `Metric`.
-        threshold: likewise.
-        better: likewise.
+        threshold: as in `Metric`.
+        better: as in `Metric`.
     """
     sample = Sample(parts, statistic, hits=hits)
     value = float(statistic(np.asarray(parts.sum(axis=0), np.float64).reshape(1, -1))[0])
@@ -154,7 +154,7 @@ def undefined(
 
 
 def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
-    """The metrics, whose samples then say which of the M rows they belong to: those with `chosen` (M,) true.
+    """The metrics, with samples that name the rows they belong to: those of M rows for which `chosen` (M,) is true.
 
     A sample with another number of parts than chosen rows belongs to all rows, and is unchanged.
     """
@@ -174,7 +174,7 @@ def by_image(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
     a part for each of its rows is unchanged.
 
     Args:
-        metrics: of `Evaluator.summary`.
+        metrics: result of `Evaluator.summary`.
         rows: the summarised rows, with `image`.
     """
     image, ids = pd.factorize(rows["image"])

@@ -59,7 +59,7 @@ def is_streaming(evaluator: object) -> TypeGuard[Streaming | Choosing]:
 
 
 def stands(evaluator: object, name: str, simpler: str) -> bool:
-    """Whether a method exists, and no `simpler` one of the user's own overrides it."""
+    """Whether an evaluator has the method `name`, and no subclass of the user's overrides only the `simpler` one."""
     defines = next((vars(kind) for kind in type(evaluator).__mro__ if {simpler, name} & vars(kind).keys()), {})
     return hasattr(evaluator, name) and (name in defines or simpler not in defines)
 
@@ -182,7 +182,7 @@ class Sums:
         return self._texts[name]
 
     def classes(self, name: str) -> dict[str, sparse.csr_array]:
-        """By name (U, C) sums per class, over the classes that occur in the first one."""
+        """Return the sums per class (U, C) by name, over the classes that occur in the first of them."""
         kept = self._classes[name]
         first = next(iter(kept.values()))
         occurs = np.flatnonzero(np.asarray(first.sum(axis=0)).ravel() > 0)
@@ -196,7 +196,7 @@ class Sums:
         """Make a new part with one value per row: the sum of columns of parts, divided by `divisor`.
 
         Args:
-            name: of the part.
+            name: name of the new part.
             columns: parts and their columns.
             among: parts whose rows count, no row in two of them.
             divisor: number of columns in which a row has a value.
@@ -315,7 +315,7 @@ def reduced(evaluator: Reading, blocks: Iterable[pd.DataFrame], images: int) -> 
     """The metrics of rows, with intervals over images.
 
     Args:
-        evaluator: of the rows.
+        evaluator: summarises the rows.
         blocks: all rows in the dataset's order, so that those of one image are consecutive.
         images: number of images with rows.
     """

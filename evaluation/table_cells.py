@@ -41,11 +41,11 @@ class Style:
         rows: keys of a table's lines, columns of the long frame.
         columns: keys of a table's columns; if `metric` is in neither, each metric has a table of its own.
         intervals: how a 95 % interval is printed.
-        decimals: of numbers.
+        decimals: decimals of numbers.
         second: whether the second best is marked, too.
         names: how names are printed.
         paper: whether titles and units are printed as in a paper.
-        orders: by key, the values in order, if it is not alphabetical.
+        orders: for each key whose values are not in alphabetical order, the values in order.
         marks: marks of significance by (folder, metric); see `reference`.
         reference: the method that marks refer to; "" without marks.
     """
@@ -155,8 +155,8 @@ def decimals(lines: pd.DataFrame, wanted: Decimals) -> int:
     """Return the number of decimals for one metric.
 
     Args:
-        lines: of the metric, with `low`, `high` and `unit`.
-        wanted: the rule. By the interval: half of the median interval is printed with two digits, 5.2, 0.43 or 12.
+        lines: the metric's lines, with `low`, `high` and `unit`.
+        wanted: the rule. With `interval`, half of the median interval has two digits: 5.2, 0.43 or 12.
     """
     if isinstance(wanted, int):
         return wanted

@@ -52,7 +52,7 @@ def _both(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[str
 
 
 def _table(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[str, str], style: Style) -> Table:
-    """The metrics that are defined anywhere; one that is the same for all methods of every network becomes a note."""
+    """A table of the defined metrics; one that is the same for all methods of every network becomes a note."""
     rows, columns = list(style.rows), list(style.columns)
     lines = part[part["metric"].isin(chosen)]
     lines = lines[lines.groupby("metric")["value"].transform("count") > 0]

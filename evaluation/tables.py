@@ -99,8 +99,8 @@ def _terminal(table: Table) -> str:
 def _narrowed(table: Table) -> Table:
     """The table as it fits into the terminal, and a note on what is left out.
 
-    First, its columns `across` become lines, and its `minor` columns go. Then go the last columns and, after them, the
-    intervals; in a table with `minor` columns, the intervals before. The first metric is kept.
+    First, its columns `across` become lines, and its `minor` columns are left out. Then the last columns are left out
+    and, after them, the intervals; in a table with `minor` columns, first the intervals. The first metric is kept.
     """
     width = terminal_width()
     if width is None or _width(replace(table, across=())) <= width:
@@ -212,7 +212,7 @@ def _lines(table: Table, escape: Callable[[object], str], bold: str, underlined:
 
 
 def _numeric(frame: pd.DataFrame) -> list[bool]:
-    """Which columns hold numbers, or nothing."""
+    """Which columns hold numbers, apart from empty cells."""
     filled = [[cell for cell in frame[name].astype(str) if cell] for name in frame.columns]
     return [bool(cells) and all(map(escaping.is_number, cells)) for cells in filled]
 

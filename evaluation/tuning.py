@@ -50,12 +50,12 @@ def tune_column(tune: Tune, image_id: str) -> dict[str, bool]:
 
 
 def tuned_rows(tune: Tune, rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """(N,): the rows of images that the threshold is chosen on, by that column; none without `tune`."""
+    """(N,): the rows of images that the threshold is chosen on, from `tune_column`; none without `tune`."""
     return np.zeros(len(rows), bool) if tune is None else rows[_IN_TUNE].to_numpy(bool)
 
 
 def choice_note(tune: Tune, pseudo: str | None, n: int) -> str:
-    """How a threshold was chosen, on `n` images, for a footnote; without a file's name, as identities are."""
+    """How a threshold was chosen, on `n` images, for a footnote; like identities, it has no file names."""
     by = "" if pseudo is None else " by boxes in place of the truth's"
     drawn = "listed" if isinstance(tune, str) else f"tune={tune}"
     return f"threshold chosen{by} on {n} " + ("images" if tune is None else f"other images ({drawn})")
@@ -92,7 +92,7 @@ def pseudo_boxes(file: str, name: str) -> Boxes:
 
 
 def pseudo_sources(file: str | None, dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of the file of boxes, if there is one. ValueError if it has none of the dataset's images."""
+    """SHA-256 of the file of boxes, if there is one. Raises a ValueError if it has none of the dataset's images."""
     if file is None:
         return {}
     if not _boxes(file).keys() & set(dataset.ids):

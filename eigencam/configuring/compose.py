@@ -110,7 +110,7 @@ class LibraryNetworksPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Register the library networks with Hydra; `eigencam run` and `eigencam fit` compose by Hydra's own command."""
+    """Register the config sources with Hydra; `eigencam run` and `eigencam fit` compose by Hydra's own command."""
     for plugin in (LibraryNetworks, WrappedMethods, LibraryNetworksPath):
         Plugins.instance().register(plugin)
 

@@ -1,12 +1,12 @@
 """What may be given as a method's name: an option of the group, a function, a file, a folder.
 
 eigencam                     an option of the `method` group (`--config-dir` adds your own)
-smooth/gradcam               a packaged option in another that runs methods (`eigencam.configuring.wrapped_methods`)
+smooth/gradcam               a packaged method inside a packaged wrapper (`eigencam.configuring.wrapped_methods`)
 my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
 my_method.py[:NAME]          the same in a file; NAME defaults to the file's name
 my_method.yaml               a config as in `configs/method/`: the name and, below it, `_target_` and parameters
 maps/                        a folder of maps, `<image id>.npy` or `.png`; written with a slash
-boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; only evaluators of boxes then apply
+boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's format; only evaluators that take boxes apply
 """
 
 import importlib
@@ -47,7 +47,7 @@ def quoted(overrides: Sequence[str]) -> list[str]:
 
 
 def model_overrides(name: str, weights: str = "") -> list[str]:
-    """Return the overrides for a network: of the group, of a library, or your own by dotted name, without class names.
+    """Return the overrides for a network: an option of the group, a library's network, or your own by dotted name.
 
     >>> model_overrides("timm/resnet18.tv_in1k")
     ['model=timm/resnet18.tv_in1k']
@@ -126,7 +126,7 @@ def _is_option(name: str) -> bool:
 
 
 def _in_file(file: Path, inner: str) -> str:
-    """Return the dotted name of an object that a file defines. ValueError if the name means another module."""
+    """Return the dotted name of an object that a file defines. Raises ValueError if the name means another module."""
     sys.path.insert(0, str(file.parent))
     try:
         module = importlib.import_module(file.stem)

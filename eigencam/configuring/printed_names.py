@@ -1,6 +1,6 @@
 """Names as papers print them: `gradcampp` is Grad-CAM++, `top1_loc_error` is Top-1 loc. err.
 
-A name without an entry is printed as stored, a metric with spaces. Parameters behind a name are kept:
+A name without an entry is printed as stored, that of a metric with spaces. Parameters behind a name are kept:
 `gradcam (alpha=1)` is `Grad-CAM (alpha=1)`.
 """
 
@@ -214,7 +214,7 @@ _PATTERNS: Mapping[str, tuple[tuple[str, _Form], ...]] = {
     "target": _TARGETS,
 }
 _SPACED = ("metric", "evaluator", "heading", "parameter")
-"""Kinds in which a name without an entry is printed with spaces for underscores; the first two capitalised."""
+"""Kinds in which a name without an entry is printed with spaces for underscores; all but the last are capitalised."""
 
 
 def printed(kind: str, name: str, renamed: Mapping[str, str] | None = None) -> str:

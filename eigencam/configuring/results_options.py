@@ -14,7 +14,7 @@ def default_results() -> Path:
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which code of your own stored results may use."""
+    """Add the options that say which of the user's own code stored results may use."""
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configs, as for `eigencam run`")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="a module of your own that results may use"

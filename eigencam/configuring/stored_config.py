@@ -12,7 +12,7 @@ from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import packaged
 
 DECIDING = ("model", "dataset", "target", "dtype", "channels_last", "limit", "seed", "images")
-"""Keys of a run's config that, with a method and an evaluator, decide on a result."""
+"""Keys of a run's config that, with a method and an evaluator, determine a result."""
 
 
 def changed(config: Any, settings: Sequence[str]) -> Any:
@@ -46,11 +46,11 @@ def made_by(config: Any, root: Path) -> dict[tuple[str, str], Stored] | None:
     this program has and, if the network's weight file is there, with the same weights.
 
     Args:
-        config: composed.
+        config: the composed config.
         root: folder of results.
 
     Returns:
-        The results; None where their identity needs more than the config: code of a person's own, or files besides the
+        The results; None if their identity needs more than the config: a user's own code, or files other than the
         network's weights.
     """
     from omegaconf import OmegaConf
@@ -94,7 +94,7 @@ def _endings(wanted: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _has(stored: Stored, model: Mapping[str, Any]) -> bool:
-    """Whether the network's weight file is the one that a result was made with, as far as it is there."""
+    """Whether the network's weight file is the one that a result was made with; True if the file is not there."""
     path = Path(str(model.get("weights") or ""))
     if not path.is_file():
         return True
@@ -108,9 +108,9 @@ def check_paths(content: Mapping[str, Any], given: Iterable[str | Path], where: 
     Parameters of code outside this package are the responsibility of whoever trusts it.
 
     Args:
-        content: resolved; `paths` itself only names folders.
+        content: the resolved config; its `paths` only name folders.
         given: folders that may be used, with everything below them.
-        where: for messages.
+        where: file of the config, for messages.
 
     Raises:
         ValueError: a path is outside.

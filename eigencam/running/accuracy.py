@@ -16,7 +16,7 @@ from eigencam.store.schema import ROWS
 ENOUGH = 100
 """Smallest number of images for which the accuracies are compared."""
 TAIL = 0.005
-"""Allowed distance from the interval around our accuracy: one correct network in a hundred is reported as wrong."""
+"""Probability beyond either end of the interval of our accuracy: one correct network in 100 is reported as wrong."""
 
 
 def accuracy_line(job: Job) -> str:
@@ -51,10 +51,10 @@ def compared(name: str, known: float, rows: pd.DataFrame | Iterable[pd.DataFrame
     """A sentence that compares our accuracy with the reported one.
 
     Args:
-        name: of the network.
+        name: name of the network.
         known: the reported top-1, %.
-        rows: of one result, with columns `image`, `label` and `top5`; or blocks of them in the dataset's order.
-        resize: of the preprocessing.
+        rows: rows of one result, with columns `image`, `label` and `top5`; or blocks of them in the dataset's order.
+        resize: how the preprocessing resizes.
     """
     right, n = right_of([rows.drop_duplicates("image")] if isinstance(rows, pd.DataFrame) else rows)
     if n < ENOUGH:

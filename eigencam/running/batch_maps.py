@@ -97,17 +97,17 @@ def compute_maps(
     clock: bool = False,
     failed: Callable[[str, BaseException], None] | None = None,
 ) -> Maps:
-    """Run all methods on one batch: one copy to the device and one back, which nothing has waited for yet.
+    """Run all methods on one batch, with one copy to the device and one back; return without waiting for the results.
 
     Args:
         network: the network.
-        methods: by name.
+        methods: the methods by name.
         images: (N, 3, H, W) uint8 RGB at the network's input size, on any device.
         labels: N classes that the maps are for; None: the predicted classes (0 without a classifier). An image without
             valid logits has no predicted class: maps that depend on one are NaN, and boxes are empty.
         rows: M positions in the batch, for maps for several classes of an image; `labels` then has M entries. All
             come from one forward pass; a class-agnostic method's map is computed once per image.
-        index: N positions in the dataset, the seed of random numbers; None: 0..N-1.
+        index: N positions in the dataset, which seed random numbers; None: 0..N-1.
         ids: N names in the dataset, for methods that look up a map by name.
         original: decodes the n-th image as stored in the dataset, for methods that start from files.
         regions: N parts of the original images that the network sees.
@@ -171,10 +171,10 @@ def _results(
 
     Args:
         network: the network.
-        methods: by name.
-        forward: of M rows.
-        whole: of N images.
-        targets: (M,).
+        methods: the methods by name.
+        forward: the pass of M rows.
+        whole: the pass of N images.
+        targets: (M,) the requested classes.
         progress: see `compute_maps`; also for `failed`.
         failed: called with a method that raises.
         seconds: receives the time of every method; None: nothing is timed.

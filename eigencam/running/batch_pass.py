@@ -61,7 +61,7 @@ def _through_network(
 ) -> Callable[[], ScoredBatch]:
     """Launch one forward pass and every requested method's maps, and compute what evaluators need from the network.
 
-    Returns the function that waits for the maps; nothing has waited for them yet.
+    Returns the function that waits for the maps.
     """
     job = work.job
     wanted = work.alive(wanted)

@@ -56,7 +56,7 @@ def blame(part: str, error: BaseException, images: Sequence[str] = ()) -> PartEr
     Args:
         part: `method NAME`, `evaluator NAME of method NAME`.
         error: what it raised.
-        images: those that it was given.
+        images: ids of the images that it was given.
     """
     kind, text = type(error).__name__, str(error)
     if not isinstance(error, ValueError) or not text.strip():

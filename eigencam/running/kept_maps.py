@@ -37,8 +37,8 @@ def keep_maps(composed: DictConfig, rows: pd.DataFrame, folder: Path) -> Kept:
 
     Args:
         composed: the config of the result, with its method and evaluator only.
-        rows: of the result.
-        folder: of the files.
+        rows: rows of the result.
+        folder: folder of the files.
 
     Raises:
         ValueError: its method returns boxes or several maps per image, or the recomputed rows differ.

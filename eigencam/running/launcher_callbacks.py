@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 NOTHING_DONE = ": 0 results completed"
-"""Part of the last line of a run whose results were all complete before."""
+"""Part of the last line of a run that completed no result."""
 
 
 class WatchQueue(Callback):

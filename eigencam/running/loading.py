@@ -1,4 +1,4 @@
-"""Decoded images, batch by batch, by loader processes if there are several images to decode."""
+"""Decoded images, batch by batch, from loader processes unless there are few batches."""
 
 import ctypes
 import signal
@@ -30,7 +30,7 @@ class Batch:
         images: (N, 3, H, W) uint8.
         regions: the part of each original image that the network sees.
         truths: the ground truth of each image.
-        bad: by position, the reason why an image could not be decoded.
+        bad: the error of each image, by position, that could not be decoded or has an invalid truth.
         digests: digest of each image; see `eigencam.datasets.digest`.
     """
 
@@ -88,7 +88,7 @@ def load(images: InputImages, batches: Sequence[list[int]], *, workers: object) 
     Args:
         images: the dataset.
         batches: positions of each batch's images.
-        workers: number of loader processes, or `auto`: one per core if there are several batches.
+        workers: number of loader processes, or `auto`: one per core if there are more than four batches, else none.
     """
     if workers == "auto":
         workers = cores() if len(batches) > 4 else 0

@@ -29,8 +29,8 @@ class Logger(Protocol):
 
         Args:
             identity: hash of the result's identity, the end of its folder's name.
-            names: of its dataset, network, method and evaluator.
-            metrics: by name, in the unit of the tables; undefined ones are left out.
+            names: names of its dataset, network, method and evaluator.
+            metrics: values by name, in the unit of the tables; undefined ones are left out.
         """
         ...
 
@@ -57,8 +57,8 @@ class MLflow:
     """One run per result, with its names as tags.
 
     Args:
-        experiment: its name; created if it does not exist.
-        uri: of the tracking server or store; None: MLflow's own rules ($MLFLOW_TRACKING_URI).
+        experiment: name of the experiment; created if it does not exist.
+        uri: URI of the tracking server or store; None: MLflow's own rules ($MLFLOW_TRACKING_URI).
     """
 
     def __init__(self, experiment: str = "eigencam", uri: str | None = None) -> None:

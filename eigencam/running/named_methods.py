@@ -12,7 +12,7 @@ Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
 
 
 def methods_with_maps(methods: Methods, model: str) -> dict[str, Method]:
-    """Return methods by name. ValueError if one returns boxes."""
+    """Return methods by name. Raises ValueError if one returns boxes."""
     built = as_methods(methods, model)
     if boxy := [m for m, method in built.items() if gives_boxes(method)]:
         raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")

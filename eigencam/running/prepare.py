@@ -39,8 +39,8 @@ class Job:
     """A checked run: one network, one dataset, methods, evaluators, and the results they fill.
 
     Attributes:
-        results: by (method, evaluator), of every method that can run.
-        unsupported: reason by method, for those that cannot.
+        results: the results by (method, evaluator), including those of unsupported methods.
+        unsupported: reason by method, for methods that cannot run on the network.
         loggers: called with finished results.
     """
 
@@ -205,7 +205,7 @@ def _refusals(
 def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, str]:
     """Checksums of the files that an evaluator's parameters name, by parameter.
 
-    ValueError if a file does not fit the network or the dataset.
+    Raises ValueError if a file does not fit the network or the dataset.
     """
     if weights := weights_of(evaluator):
         randomized.reweighted(network.module, weights)
@@ -214,7 +214,7 @@ def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, st
 
 
 def build_node(where: str, node: Mapping[str, Any]) -> Any:
-    """Build what a node with `_target_` describes; ValueError with one line per fault."""
+    """Build what a node with `_target_` describes. Raises ValueError with one line per fault."""
     errors = list(signature_errors(node, where))
     if errors:
         raise ValueError("\n".join(errors))

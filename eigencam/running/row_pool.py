@@ -33,12 +33,12 @@ GRACE = 10
 """Seconds that a process has to finish its batch after the scheduler's signal."""
 
 _JOBS: list[Job] = []
-"""In a process of the pool: the run's job, inherited from it."""
+"""In a process of the pool: the run's job, inherited by the fork."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowPool:
-    """Makes rows elsewhere; `size` is the number of threads or processes."""
+    """Makes rows in other threads or processes; `size` is their number."""
 
     job: Job
     executor: Executor
@@ -60,7 +60,7 @@ class RowPool:
         batch = replace(scored.batch, images=torch.empty(0))
         try:
             packed = pickle.dumps((replace(scored, batch=batch), wanted), pickle.HIGHEST_PROTOCOL)
-        except Exception:  # something of a person's own dataset or evaluator
+        except Exception:  # an object of a user's dataset or evaluator that cannot be pickled
             here: Future[Made] = Future()
             here.set_result(rows_of(self.job, scored, wanted))
             return here
@@ -115,7 +115,7 @@ def _rows(packed: bytes) -> bytes:
 
 
 def _packed(rows: Mapping[Key, list[Row]], faults: Mapping[Key, PartError]) -> bytes:
-    """Both as bytes, without the rows of an evaluator that have something in them that no file could hold."""
+    """Both as bytes; rows of an evaluator that cannot be pickled are replaced by an error."""
     try:
         return pickle.dumps((rows, faults), pickle.HIGHEST_PROTOCOL)
     except Exception:

@@ -42,7 +42,7 @@ class ScoredBatch:
 
     Attributes:
         batch: its pixels are no longer needed.
-        image: positions in the batch.
+        image: position of each row's image in the batch.
         truths: with the class of the row as `label`.
         regions: the part of each original image that its map covers.
         maps: (M, h, w) by method.
@@ -76,7 +76,7 @@ def score(
 ) -> ScoredBatch:
     """Collect the maps with their images, after everything that needs the network has been computed.
 
-    `failed` is called with the results whose evaluator raised.
+    `failed` is called with the key of a result whose evaluator raised, and with the error.
     """
     image = [n for n, _ in pairs]
     # With `each` a row is about one class, even if the dataset seeks objects of any class (VOC).

@@ -43,7 +43,7 @@ from eigencam.store.shards import Shard
 from eigencam.store.summing import summed_up
 
 FLUSHES = 50
-"""Least time between two writes of finished rows, in multiples of what one takes: half a second for 50 results."""
+"""Least time between two writes of finished rows, in multiples of the time of one (half a second for 50 results)."""
 
 IN_FLIGHT = 1
 """Number of batches that a GPU may be computing while the host decodes, copies and launches the next one."""
@@ -54,7 +54,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
 
     Args:
         composed: a config of the form of `configs/run.yaml`.
-        say: called with the few lines meant for a person.
+        say: prints the few lines that are meant for the user.
 
     Raises:
         ValueError: the config's faults, one per line, before anything is computed.
@@ -127,7 +127,7 @@ def _move_to_own_folder(job: Job, say: Callable[[str], None]) -> None:
 
 
 def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -> None:
-    """Print the outcome. PartlyFailedError if some results failed."""
+    """Print the outcome. Raises PartlyFailedError if some results failed."""
     job, todo = work.job, work.todo
     complete = len(job.results) - len(todo)
     folder = next(iter(job.results.values())).root
@@ -224,7 +224,7 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
 
 
 def _flushed(work: Work) -> float:
-    """Write the kept rows; return the time from which to do it again: `flush_s` later, and not for most of a run."""
+    """Write the kept rows; return when to do it again: after `flush_s`, or later if writing takes long."""
     start = time.monotonic()
     work.flush()
     now = time.monotonic()

@@ -20,7 +20,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""Dtypes of a network's parameters; with `tf32` and `autocast` its passes round more (`set_float32_precision`)."""
+"""Dtypes of a network's parameters; with `tf32` and `autocast` passes are less precise (`set_float32_precision`)."""
 
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 """Initial batch size of `batch_size=auto`; halved if it does not fit into memory."""
@@ -94,7 +94,7 @@ def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
 
 
 def machine_faults(device: str, workers: object) -> Iterator[str]:
-    """Faults of the two keys."""
+    """Faults of the keys `device` and `workers`."""
     if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
         yield f"workers={workers}; allowed: auto, 0, 1, ..."
     try:

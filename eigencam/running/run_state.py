@@ -21,8 +21,8 @@ class Work:
     """What a run computes, and what it learns on the way.
 
     Attributes:
-        bad: images that could not be decoded, by id, with the reason.
-        costs: of each method in the timed batches, in multiples of a forward pass.
+        bad: images that were left out, by id, with the reason.
+        costs: costs of each method in the timed batches, in multiples of a forward pass.
         size: number of images per batch; halved if memory runs out, as is `chunk`.
         images: number of images scored, in `seconds`.
         failed: the reason by result, for results left out because their method or evaluator raised.

@@ -16,15 +16,14 @@ from eigencam.store.seal import DamagedError, read_yaml
 from eigencam.store.trust import Trust
 
 PLACES = ("launcher", "shard", "device", "own_folder")
-"""Keys that say where and how a job runs, not what it computes; further keys of this kind are harmless."""
+"""Keys that say where and how a job runs, not what it computes."""
 
 
 def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, DictConfig]]:
     """Yield every job of `eigencam run OVERRIDES`, including a sweep that the experiment declares.
 
     Args:
-        overrides: as on the command line; `launcher=` and `shard=` are ignored, since they change no result.
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # the class of `hydra.sweeper`
+        overrides: as on the command line; those of the keys in `PLACES` are ignored, since they change no result.
         config: name of the primary config.
 
     Yields:
@@ -33,7 +32,7 @@ def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, D
     Raises:
         HydraException: an unknown group, option or key.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # what `hydra.sweeper` is here
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # the class of `hydra.sweeper`
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from eigencam.configuring.compose import compose

@@ -43,7 +43,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 class BundleError(ValueError):
-    """A bundle that was changed since it was written, or is none."""
+    """A file that is not a bundle, or has changed since it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def pack(folders: Sequence[Path], out: Path, cards: Mapping[str, str], maps: Map
     """Write complete results into one file.
 
     Args:
-        folders: of the results, which are complete and undamaged.
+        folders: folders of complete and undamaged results.
         out: the file.
         cards: the provenance page of each result, by folder name.
         maps: a folder of `.npy` files that belong to the result, by folder name.
@@ -176,7 +176,7 @@ def _take_out(path: Path, archive: zipfile.ZipFile, name: str, entry: Entry, roo
 
 
 def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
-    """Return a file's bytes; BundleError if there are more than stated, whatever its own header says."""
+    """Return a file's bytes. Raises BundleError if there are more than `most`, whatever the file's header says."""
     try:
         with archive.open(info) as file:
             content = file.read(most + 1)

@@ -1,4 +1,4 @@
-"""A result from a bundle is claimed: only somebody else says that it was computed so.
+"""A result from a bundle is claimed: it was computed elsewhere, and has not been reproduced here.
 
     claim.json          the bundle that the result came in, and the outcome of reproducing it here
 
@@ -26,7 +26,7 @@ class Claim:
         host: name of the machine that made the bundle.
         made: time at which the bundle was made, `2026-03-01T12:00:00Z`.
         again: outcome of reproducing it here; "" if nobody has.
-        checked: time of that.
+        checked: time at which it was reproduced.
         command: the command that reproduced it.
     """
 

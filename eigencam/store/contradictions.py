@@ -32,7 +32,7 @@ class Contradiction:
     """Two parts with different rows for some images.
 
     Attributes:
-        first: the part that was written first by name.
+        first: the part whose name comes first.
         second: the other one.
         images: each image's first difference in words.
     """

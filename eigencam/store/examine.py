@@ -60,8 +60,8 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
     """Read and check every file of a result once; nothing is moved.
 
     Args:
-        folder: of the result.
-        hashed: whether to compare the rows' checksum, too, and not only their size, and the seal of the curves.
+        folder: folder of the result.
+        hashed: whether to check the rows' checksum as well as their size, and the seal of the curves.
     """
     found = Examined()
     try:
@@ -87,8 +87,8 @@ def published(folder: Path, *, hashed: bool = True) -> Summary:
     """Return the summary of a complete result, checked.
 
     Args:
-        folder: of the result.
-        hashed: whether to compare the rows' checksum, too, and not only their size.
+        folder: folder of the result.
+        hashed: whether to check the rows' checksum as well as their size.
 
     Raises:
         FileNotFoundError: the result is not complete.
@@ -129,7 +129,7 @@ def has_leftovers(folder: Path) -> bool:
 
 
 def read_error(path: Path) -> str:
-    """Return the reason why a run stopped. DamagedError if the file has changed since it was written."""
+    """Return the reason why a run stopped. Raises DamagedError if the file has changed since it was written."""
     return str(read_json(path).get("error", ""))
 
 

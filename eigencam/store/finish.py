@@ -33,7 +33,7 @@ class Plan:
     """What a run knows about a result before its first row.
 
     Attributes:
-        positions: of the dataset's images.
+        positions: positions of the dataset's images.
         fitted_on: images that the network's classifier was fitted on.
         baseline: whether the method is a baseline, as it declares.
         caveat: the note below every table with the method, as it declares.
@@ -67,7 +67,7 @@ class Gathered:
     """Everything that a complete result is made from.
 
     Attributes:
-        rows: of every image, in the dataset's order, in a file that is not published yet.
+        rows: the rows of every image, in the dataset's order, in a file that is not published yet.
         facts: the fields of `Summary` other than metrics.
         made_by: for each run, the ranges of rows that it computed, as (first, last).
     """
@@ -90,10 +90,10 @@ def gather(
     Args:
         files: all parts.
         bad: images that were left out, with the reason.
-        plan: as `Plan.stored` gives it.
+        plan: the plan, as `Plan.stored` gives it.
         target: the class that maps are for.
         staged: the file that the rows are written to.
-        positions: of the dataset's images, if the data are known.
+        positions: positions of the dataset's images, if the data are known.
 
     Raises:
         ValueError: every image was left out, or rows do not say to which image they belong.

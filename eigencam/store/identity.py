@@ -45,10 +45,10 @@ def identity_of(
 
     Args:
         network: `Network.identity`.
-        dataset: as `describe_dataset` gives it.
+        dataset: description of the dataset, from `describe_dataset`.
         target: the class that maps are for.
-        dtype: of the network.
-        channels_last: whether convolutions have the channels innermost: other kernels, other rounding.
+        dtype: dtype of the network.
+        channels_last: whether convolutions have the channels innermost, which means other kernels and rounding.
         tf32: whether products of float32 numbers may be computed in TF32.
     """
     shared = {"format": FORMAT, "network": network, "dataset": dataset, "target": target, "dtype": dtype}
@@ -62,9 +62,9 @@ def describe(
     """Return the description of a config's node: code, version, and the parameters that differ from the defaults.
 
     Args:
-        node: with `_target_`.
-        computes: whether the target's own code computes numbers, so that the version of its library counts. For a
-            network's constructor it does not: the weights have a checksum.
+        node: a node with `_target_`.
+        computes: whether the target's own code computes numbers, so that the version of its library counts. A
+            network's constructor does not, since the weights have a checksum.
         content: checksums of files by the parameter that names them; they replace the names.
     """
     target = find(node["_target_"])
@@ -88,8 +88,7 @@ def describe_object(value: Any) -> dict[str, Any]:
 def versions(thing: Any) -> dict[str, Any]:
     """Return `version` and, under `shared`, the versions above 1 of the shared code that something of ours uses.
 
-    Version 1 is not listed, so code that begins to use a part, or no longer uses it, without a change of numbers makes
-    no new result.
+    Version 1 is not listed: code that begins or ceases to use a part makes no new result if its numbers stay the same.
     """
     described: dict[str, Any] = dict(versions_of(thing))
     version = described.pop("version")

@@ -28,7 +28,7 @@ class Known:
     """Digests of images by 64 bits of their ids, and the results that they come from.
 
     Attributes:
-        folders: of the results read, in order.
+        folders: folders of the results read, in order.
     """
 
     folders: list[Path] = field(default_factory=list)
@@ -65,7 +65,7 @@ class KnownDigests:
     """Digests of a dataset's images, the first recorded for each, stored as bytes.
 
     Args:
-        positions: of the images.
+        positions: positions of the images.
     """
 
     def __init__(self, positions: Positions) -> None:
@@ -102,7 +102,7 @@ def known_images(root: Path, dataset: Mapping[str, Any], positions: Positions) -
     Args:
         root: folder of results.
         dataset: the dataset's part of the results' identities.
-        positions: of the images; reading stops when all digests are known.
+        positions: positions of the images; reading stops when all digests are known.
     """
     known, wanted = KnownDigests(positions), canonical(dataset)
     for folder in results_in(root) if root.is_dir() else ():
@@ -124,7 +124,7 @@ def said_of(folder: Path, owner: str) -> Iterator[tuple[list[str], list[str | No
     """Yield images and their digests from the rows of a result, complete or not, in blocks.
 
     Args:
-        folder: of the result.
+        folder: folder of the result.
         owner: checksum of its identity.
 
     Raises:

@@ -10,7 +10,7 @@ class Positions:
     """Finds ids in a dataset's list by 64-bit hashes; ids with equal hashes are compared.
 
     Args:
-        ids: of the dataset's images, all different.
+        ids: ids of the dataset's images, all different.
 
     >>> Positions(["a", "b", "c"]).of(["c", "x", "a"]).tolist()
     [2, -1, 0]

@@ -29,8 +29,8 @@ def write_curves(folder: Path, summary: Summary, curves: Sequence[Curve]) -> Non
     """Write the curves of a result's rows; nothing if `kept_curves` would refuse them.
 
     Args:
-        folder: of the result.
-        summary: of the result, as published.
+        folder: folder of the result.
+        summary: summary of the result, as published.
         curves: drawn from all of its rows.
     """
     stored = [_stored(curve) for curve in curves]
@@ -39,7 +39,7 @@ def write_curves(folder: Path, summary: Summary, curves: Sequence[Curve]) -> Non
 
 
 def kept_curves(folder: Path, summary: Summary) -> list[Curve] | None:
-    """Return the kept curves of a complete result; None if there are none of these rows and this summary.
+    """Return the kept curves of a complete result; None if there are none for its rows and this summary.
 
     Raises:
         DamagedError: the file has changed since it was written, or holds no curves.
@@ -61,7 +61,7 @@ def kept_curves(folder: Path, summary: Summary) -> list[Curve] | None:
 
 
 def _key(summary: Summary) -> dict[str, Any]:
-    """What the curves belong to."""
+    """The rows and the summary that the curves belong to."""
     return {
         "result": summary.result,
         "rows": summary.rows.blake2b if summary.rows else "",
@@ -78,7 +78,7 @@ def _stored(curve: Curve) -> dict[str, Any]:
 def _fault(curve: object) -> str:
     """Why an object cannot be a stored curve; "" if it can."""
     if not isinstance(curve, Mapping) or type(curve.get("log")) is not bool:
-        return "one that is none"
+        return "an entry that is no curve"
     if any(not isinstance(curve.get(key), str) or len(curve[key]) > LONGEST_TEXT for key in ("name", "x", "y")):
         return "a name or an axis that is no text"
     xs, ys = (_numbers(curve.get(key)) for key in ("xs", "ys"))

@@ -7,8 +7,8 @@ results of other methods.
 
 The rows of a result are the union of its rows in all folders. If all images are present, the result is summarised and
 has the bytes of one that a single run made. Two different rows for the same image contradict each other: the result is
-refused, with the names of both folders, or of both parts of one folder. So is a claimed result (`eigencam.store.claim`)
-whose numbers are not those of its rows. The sources are only read.
+refused, with the names of both folders, or of both parts of one folder. A claimed result (`eigencam.store.claim`) is
+also refused if its numbers are not those of its rows. The sources are only read.
 """
 
 import shutil
@@ -69,10 +69,10 @@ class _Source:
     """One result in one folder: a complete one, or parts.
 
     Attributes:
-        stored: as it was read.
-        files: that have its rows.
-        rows: number of these.
-        bad: images that were left out.
+        stored: the result, as read.
+        files: the files with its rows.
+        rows: number of its rows.
+        bad: images that were left out, with the reasons.
         plan: see `eigencam.store.unfinished.Parts.plan`; None where there is none.
     """
 
@@ -197,7 +197,7 @@ def _rows_of(files: Iterable[Path]) -> int:
 
 
 def _agreed(sources: Sequence[_Source], whole: _Source | None) -> int:
-    """Number of images that the sources have rows for. ContradictionError if two of them disagree.
+    """Number of images that the sources have rows for. Raises ContradictionError if two of them disagree.
 
     The rows are compared for a part of the images at a time, so that memory does not depend on their number.
     """

@@ -53,10 +53,10 @@ class Windows:
     """The rows of parts.
 
     Attributes:
-        groups: of the parts, in their order.
-        schema: of all their columns.
+        groups: row groups of the parts, in order.
+        schema: schema of all columns of the parts.
         seen: (n,) which of the dataset's images have rows.
-        fitted: (n,) on which of them the network's classifier was fitted.
+        fitted: (n,) which of them the network's classifier was fitted on.
         named: which of the requested images have rows, by id.
     """
 
@@ -75,11 +75,11 @@ class Windows:
         Args:
             files: the parts, already checked.
             images: number of images in the dataset.
-            positions: of the images, if known; the rows' positions are compared with them.
+            positions: positions of the images, if known; the rows' positions are compared with them.
             asked: ids for `named`.
 
         Raises:
-            MisplacedError: rows that do not say to which image they belong.
+            MisplacedError: rows do not say which image they belong to.
         """
         asked, named, groups = frozenset(asked), set[str](), list[Group]()
         seen, fitted = np.zeros(images, bool), np.zeros(images, bool)

@@ -119,7 +119,7 @@ class Stored:
         return self.row_file().frame()
 
     def row_file(self) -> RowFile:
-        """Return the file of these rows, to be read in blocks. DamagedError if they fail their checksum."""
+        """Return the file of these rows, to be read in blocks. Raises DamagedError if they fail their checksum."""
         path = self.folder / ROWS
         summary, seal = self.summary, self.summary.rows if self.summary else None
         if summary is None or seal is None:
@@ -133,7 +133,7 @@ class Stored:
         return kept_curves(self.folder, self.summary) if self.summary else None
 
     def evaluator(self, trust: Trust = PACKAGED) -> Any:
-        """Return the evaluator that made its rows. UntrustedError if this command does not trust its code."""
+        """Return the evaluator that made its rows. Raises UntrustedError if this command does not trust its code."""
         return rebuilt(self.identity["evaluator"], "evaluator", trust)
 
     def config(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def read_all(root: Path, folders: Container[str] | None = None, *, hashed: bool 
     Args:
         root: folder of results.
         folders: names of the folders to read; None: all.
-        hashed: whether to compare the rows of complete results with their checksums, too, and not only their sizes.
+        hashed: whether to check the checksums of complete results' rows as well as their sizes.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -105,8 +105,8 @@ class Result:
         """Make the folder, take the shard's lock, set aside damaged files, and record the run.
 
         Args:
-            config: resolved, as YAML.
-            environment: from `environment`; None for a caller that computes no rows and is not recorded.
+            config: the resolved config, as YAML.
+            environment: result of `environment`; None for a caller that computes no rows and is not recorded.
             shard: the shard that this process computes.
             plan: what is known of the result before its first row.
 
@@ -264,7 +264,7 @@ class Result:
         """Publish all rows and the summary, and remove the parts.
 
         Args:
-            rows: of every image, in the dataset's order, or the file that holds them.
+            rows: rows of every image, in the dataset's order, or the file that holds them.
             summary: the fields of `Summary` except names and seals, including those of `summed_up`.
         """
         publish(self.folder, self._summary(summary), rows)
@@ -312,7 +312,7 @@ class Result:
         return Summary(*self.names, result=checksum(self.identity), **content)
 
     def _change_run(self, name: str, what: Mapping[str, Any]) -> None:
-        """Add to a run's file; if it is missing or damaged, make it from what is known of this run."""
+        """Add to a run's file; if it is missing or damaged, it is made again, but only for this run."""
         path = self.folder / RUNS / f"{name}.json"
         try:
             before = read_json(path)

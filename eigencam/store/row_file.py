@@ -19,7 +19,7 @@ _KEY = ("image", "label")
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Return the rows of a Parquet file. DamagedError if it has none, even with a valid checksum."""
+    """Return the rows of a Parquet file. Raises DamagedError if it has none, even with a valid checksum."""
     try:
         rows = read_table(regular(path)).to_pandas()
     except (FileNotFoundError, PermissionError):
@@ -38,7 +38,7 @@ class RowFile:
     """The rows of a complete result, read in blocks.
 
     Attributes:
-        path: of the Parquet file.
+        path: the Parquet file.
         images: number of images that it has rows for.
     """
 
@@ -46,7 +46,7 @@ class RowFile:
     images: int
 
     def blocks(self, beside: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """Yield all rows in their order. DamagedError if the file has none, even with a valid checksum.
+        """Yield all rows in their order. Raises DamagedError if the file has none, even with a valid checksum.
 
         Args:
             beside: columns to read in addition to image and label, if they are present; None: all.

@@ -75,17 +75,17 @@ class Summary:
     """The content of `metrics.json`.
 
     Attributes:
-        dataset: name, as are `network`, `method` and `evaluator`.
+        dataset: name of the dataset; `network`, `method` and `evaluator` are names, too.
         n: number of images with a row.
         unsupported: the reason why the method cannot run on the network; "" if it ran.
-        metrics: for each the keys of `eigencam.evaluation.base.Metric`, null for a number that is not defined.
+        metrics: each has the keys of `eigencam.evaluation.base.Metric`, null for a number that is not defined.
         target: the class that maps are for.
         bad_images: reason by id for each image that was left out because it could not be decoded.
         bad_truths: likewise, because its boxes, labels or mask are invalid.
-        protocol: the evaluator's, in words and numbers.
+        protocol: the evaluator's protocol, in words and numbers.
         headline: metrics that a table shows by default.
         fitted_on: images that the network's classifier was fitted on.
-        summary_versions: of the code that computed the metrics from the rows (`summary_versions_of`).
+        summary_versions: versions of the code that computed the metrics from the rows (`summary_versions_of`).
         rows: the seal of `rows.parquet`; None if the method was left out.
         baseline: whether the method is a baseline (a centred box, noise), as it declares.
         caveat: the note below every table with the method, as it declares.
@@ -118,7 +118,7 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a summary. DamagedError if it has changed since it was written."""
+        """Read a summary. Raises DamagedError if it has changed since it was written."""
         content = _Content(path, read_json(path))
         rows = content.get("rows", dict, None)
         seal = _Content(path, rows) if rows is not None else None
@@ -180,7 +180,7 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read one run. DamagedError if the file has changed since it was written."""
+        """Read one run. Raises DamagedError if the file has changed since it was written."""
         everything = read_json(path)
         content = _Content(path, everything)
         cost, seconds = content.get("cost", float, None), content.get("seconds", float, 0.0)
@@ -248,7 +248,7 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 
 def network_label(name: str, untrained: str) -> str:
-    """Return the name of a network in all output: it includes that its weights are random.
+    """Return the name of a network as all output shows it, marked if its weights are random.
 
     >>> network_label("resnet18", "untrained"), network_label("mine", "partly untrained: fc.weight")
     ('resnet18 (untrained)', 'mine (partly untrained)')
@@ -295,7 +295,7 @@ class _Content:
     values: Mapping[str, Any]
 
     def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        """Return the value of a key; DamagedError if it has another type, or is missing without a default."""
+        """Return the value of a key. Raises DamagedError if it has another type, or is missing without a default."""
         value = self.values.get(key, default)
         if value is default and default is not _REQUIRED:
             return value
@@ -327,7 +327,7 @@ class _Content:
         return tuple(str(item) for item in self.get(key, list, []))
 
     def stretches(self, key: str) -> tuple[tuple[int, int], ...]:
-        """Return a list of (first, last) pairs; DamagedError for anything else."""
+        """Return a list of (first, last) pairs. Raises DamagedError for anything else."""
         found = self.get(key, list, [])
         for pair in found:
             numbers = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
@@ -375,7 +375,7 @@ def impossible(metric: Mapping[str, Any]) -> str:
     """Return why no evaluator can have computed such a metric; "" if one can.
 
     Args:
-        metric: name, value, low, high and n; what else it declares of `eigencam.evaluation.base.Metric`.
+        metric: name, value, low, high and n, and other attributes of `eigencam.evaluation.base.Metric` if it has them.
     """
     value, low, high, n = (metric[key] for key in ("value", "low", "high", "n"))
     if n < 0 or (n == 0 and value == value):

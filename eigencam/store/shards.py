@@ -20,7 +20,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Parse `k/n` with 1 <= k <= n. ValueError for anything else."""
+        """Parse `k/n` with 1 <= k <= n. Raises ValueError for anything else."""
         k, slash, count = text.partition("/")
         if not (slash and k.isdecimal() and count.isdecimal() and 1 <= int(k) <= int(count)):
             raise ValueError(f"shard={text}; allowed: 1/1, or k/n with 1 <= k <= n, as 3/16")

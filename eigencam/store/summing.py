@@ -24,7 +24,7 @@ def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, An
     """Return the fields of `Summary` that an evaluator computes from rows, in memory or in blocks, and its metrics.
 
     Raises:
-        ValueError: a metric whose numbers contradict each other, or that occurs twice.
+        ValueError: a metric occurs twice, or its numbers contradict each other.
     """
     metrics = summarised(evaluator, rows)
     made = tuple(stated(metric.stored()) for metric in metrics)
@@ -58,13 +58,15 @@ def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: Blocks, *
 
 
 def keep_curves(folder: Path, summary: Summary, evaluator: Any, rows: Blocks) -> None:
-    """Write the curves of a complete result, also if there are none; not those of a user's that need all rows at once.
+    """Write the curves of a complete result, even if it has none.
+
+    Curves of a user's evaluator that need all rows at once are not kept.
 
     Args:
-        folder: of the result; nothing is written if it is read-only.
-        summary: of the result, as published.
-        evaluator: of the rows.
-        rows: all of them.
+        folder: folder of the result; nothing is written if it is read-only.
+        summary: summary of the result, as published.
+        evaluator: the evaluator that made the rows.
+        rows: all rows of the result.
     """
     if summary.n and _keeps(evaluator) and _is_writable(folder):
         try:
@@ -93,10 +95,10 @@ def publish(folder: Path, summary: Summary, rows: pd.DataFrame | Path | None = N
     """Write rows, then the summary that seals them, then sync the folder's names.
 
     Args:
-        folder: of the result.
-        summary: its `rows` are set here if rows are given.
-        rows: of every image, or the file that holds them, which is moved; None: `rows.parquet` stays, as named by the
-            summary.
+        folder: folder of the result.
+        summary: the summary; its `rows` are set here if rows are given.
+        rows: rows of every image, or the file that holds them, which is moved; None: `rows.parquet` stays, as named by
+            the summary.
     """
     if isinstance(rows, Path):
         seal = Seal(rows.stat().st_size, file_digest(rows))

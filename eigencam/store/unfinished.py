@@ -1,7 +1,7 @@
 """Rows of finished batches on disk, while a run is in progress.
 
 A part is a Parquet file whose name ends with the checksum of its bytes and which names its result. A torn, damaged or
-foreign part is thus recognised and set aside, and its rows are computed again. Parts are not synced.
+foreign part is thus recognised and set aside, and its rows are computed again. Parts are not synced to the disk.
 
     parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
     parts/bad-8277e0910d750195b448797616e091ad.json           images that were left out
@@ -40,7 +40,7 @@ class Parts:
     """The parts of one result, as one process sees them.
 
     Args:
-        folder: `parts` of the result.
+        folder: folder `parts` of the result.
         owner: checksum of the result's identity.
         shard: prefix of the parts that this process writes, e.g. `3of16`.
     """

@@ -37,7 +37,7 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
     """Yield a line for each fault of a result.
 
     Args:
-        stored: as read, with the rows' checksum compared (`read_all(..., hashed=True)`).
+        stored: the result, read with its rows' checksum compared (`read_all(..., hashed=True)`).
         trust: which code may be built to recompute its metrics.
     """
     yield from (line for line in (stored.denied, stored.old, *stored.faults) if line)
@@ -58,7 +58,7 @@ def check(stored: Stored, trust: Trust = PACKAGED) -> tuple[list[str], str]:
     """Compare a result's numbers with its rows, and its rows with the runs that claim them.
 
     Args:
-        stored: as read, with the rows' checksum compared.
+        stored: the result, read with its rows' checksum compared.
         trust: which code may be built to recompute its metrics.
 
     Returns:
@@ -97,7 +97,7 @@ def _counts(stored: Stored, summary: Summary, rows: RowFile) -> Iterator[str]:
 
 
 def _makers(stored: Stored, rows: RowFile) -> Iterator[str]:
-    """Check that runs claim each row, and none that is not there."""
+    """Check that runs claim each row, and no row that does not exist."""
     stretches = sorted(stretch for run in stored.runs for stretch in run.rows)
     first = 0
     for start, last in stretches:

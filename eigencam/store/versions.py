@@ -7,8 +7,8 @@ or changes a default. An evaluator's `version` covers its rows; its `summary_ver
 
 Code shared by several of these (enlarging maps, backward rules, random numbers, ...) has a version of its own, under a
 name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, or `SUMMARY_VERSIONS` if only summaries
-depend on it. The use of such a module is not declared by hand; it is determined automatically from the compiled code,
-from the class to all of our functions and classes that it refers to, and to the types of their arguments.
+depend on it. Which of these parts a class uses is not declared by hand. It follows from the compiled code of the class
+and of all our functions and classes that it refers to, and from the types of their arguments.
 
 `tests/golden.json` holds numbers by name and version. A test fails if a number or a default changes while the version
 does not; then `scripts/golden.py`, which writes the file, refuses to do so.
