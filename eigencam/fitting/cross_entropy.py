@@ -2,7 +2,7 @@
 
 AdamW; the rate rises linearly over `warmup` epochs, then falls to 0 along half a cosine; labels are smoothed. If a
 network's logits are the sum of several heads (`model=dual_cross`), the loss is the mean of the heads' cross-entropies,
-as its authors train it; their further techniques for 300 epochs of ImageNet (mixup, CutMix, RandAugment, erasing, drop
+as its authors train it. Their further techniques for 300 epochs of ImageNet (mixup, CutMix, RandAugment, erasing, drop
 path, averaged weights) are left out.
 
 Images are squashed to 8/7 of the input's size, cut at random and mirrored at random. `model.head=FILE` loads the

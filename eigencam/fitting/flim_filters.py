@@ -111,8 +111,8 @@ def k_means(points: Floats, count: int, seed: int, restarts: int) -> Floats:
     """Return the cluster centres, or the points themselves if there are no more than `count`.
 
     Lloyd's iterations with k-means++ initialization: each next centre is drawn with probability proportional to the
-    squared distance to the nearest centre. Of several starts the one with the smallest sum of squares is kept. A
-    cluster that loses all points takes the point farthest from its centre.
+    squared distance to the nearest centre. The start with the smallest sum of squares is kept. A cluster that loses all
+    points takes the point farthest from its centre.
 
     Args:
         points: (n, d).

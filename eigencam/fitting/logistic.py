@@ -94,7 +94,7 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
 
 
 def loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
-    """Mean cross-entropy over the images; of classes that are not exclusive, the sum over the classes.
+    """Mean cross-entropy over the images; for classes that are not exclusive, its sum over the classes.
 
     Args:
         logits: (n, K).

@@ -59,7 +59,7 @@ class SupportFit:
             )
 
     def chosen(self, dataset: Dataset) -> list[tuple[int, int]]:
-        """Position and class of the images that are used: of each class the first ones, in an order by hashes.
+        """Position and class of the images that are used: the first ones of each class, ordered by a hash.
 
         Raises:
             ValueError: a class has fewer images.

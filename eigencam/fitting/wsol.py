@@ -8,9 +8,9 @@ SGD with Nesterov's momentum 0.9; the rate falls to a tenth whenever the number 
 `frequency`; the rate of new layers is `ratio` times as high. Images are squashed to 8/7 of the input's size, cut at
 random and mirrored at random.
 
-After each epoch accuracy and MaxBoxAccV2 of the true class's CAM (of ACoL, its own map) are measured on a validation
-split, where there is one (`dataset@fit.validation=...`); `select=best` keeps the weights of the epoch with the best
-MaxBoxAccV2 (the first of equal ones), `select=last` those of the last epoch, which the authors report.
+After each epoch, accuracy and MaxBoxAccV2 of the true class's CAM (for ACoL, of its own map) are measured on a
+validation split, if there is one (`dataset@fit.validation=...`). `select=best` keeps the weights of the epoch with the
+best MaxBoxAccV2 (the first of equal ones), `select=last` those of the last epoch, which the authors report.
 
 Differences from clovaai/wsolevaluation@96f4b88: random numbers are functions of (seed, step) or (seed, epoch, image);
 `best` does not consider the network before the first epoch; HaS covers the full width and height, whereas the authors'

@@ -12,7 +12,7 @@ For block l, A_l (heads, T, T) are the attention weights as multiplied by the va
 |---|---|
 | linear | $(x_i w_{ij})^+ / \sum (x w)^+$ of it, without the bias |
 | product of two matrices | each factor half of the share in proportion to $a_i b_j$ |
-| sum of two values | in proportion; then scaled per image: totals get the ratio of their absolute values |
+| sum of two values | in proportion; then scaled per image, so that totals are in the ratio of their absolute values |
 | softmax, normalisation, activation | all of it, element by element |
 
 * LeGrad (Bousselham et al., 2024, arXiv 2404.03214): for each key, summed over the last `blocks` blocks,

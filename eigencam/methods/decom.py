@@ -1,9 +1,9 @@
 r"""DecomCAM: principal components of the weighted channels, scored by the image regions that they show.
 
-DecomCAM (Yang et al., Neurocomputing 2024): for the `channels` with the largest mean gradient $\alpha_k$ of the class's
-logit with respect to the activations A, the first `components` principal components over the positions of
-$\alpha_k A_k$ (channels centred). Each is rectified, enlarged bicubically and scaled to 0..1 as a mask M. With f the
-logit of the image under it, and B the image blurred by 10 pixels,
+DecomCAM (Yang et al., Neurocomputing 2024) takes the `channels` with the largest mean gradient $\alpha_k$ of the
+class's logit with respect to the activations A, and the first `components` principal components of their $\alpha_k A_k$
+over the positions (channels centred). Each component is rectified, enlarged bicubically and scaled to 0..1 as a mask M.
+With f the logit of the image under it, and B the image blurred by 10 pixels,
 
 $$s_i = f_c\big(\max(X \odot M_i,\ B \odot (1 - M_i))\big), \qquad
   L = \sum_i \frac{s_i}{\max_j s_j}\, U(\operatorname{ReLU}(C_i)) \ \text{ over the } s_i \ge 0.001$$

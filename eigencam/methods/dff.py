@@ -3,7 +3,7 @@ r"""DFF, deep feature factorisation: the concept of an image with the highest pr
 Deep feature factorisation (Collins et al., ECCV 2018): the activations of an image, a matrix A of C channels and $h w$
 positions, are $A \approx W H$ with W (C x k) and H (k x hw) not negative and $\lVert A - W H\rVert_F$ small. A row of H
 is the map of a concept, a column of W its embedding. As in pytorch-grad-cam, each channel's minimum over the positions
-is subtracted from A before and added to W after, so activations may be negative; W and H begin with absolute values of
+is subtracted from A before and added to W after, so activations may be negative. W and H begin with absolute values of
 normal noise times $\sqrt{\operatorname{mean} A / k}$ and are found by scikit-learn's coordinate descent, here by
 `steps` rounds for each image alone. The noise decides in which of several minima the descent ends.
 

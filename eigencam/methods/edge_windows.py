@@ -15,9 +15,9 @@ half of that, down to a pixel.
 
 It is simpler than the authors' method in three ways, so their numbers cannot be expected. Edges are the gradient of the
 smoothed image (the largest of the three channels), thinned along its direction, not structured forests learnt from
-drawn contours. Groups are 8-connected pixels with the same one of 8 directions, not linked until they turn by 90
-degrees. A group across the border does not count, whereas EdgeBoxes weights the groups that it leads to by the affinity
-of their directions.
+drawn contours. Groups are 8-connected pixels whose directions fall into the same of 8 bins; EdgeBoxes links pixels
+until they turn by 90 degrees. A group across the border does not count, whereas EdgeBoxes weights the groups that it
+leads to by the affinity of their directions.
 """
 
 from dataclasses import dataclass

@@ -22,8 +22,8 @@ r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
 
   The component is the one with the largest eigenvalue. If the second eigenvalue is less than `GAP` below the first,
   noise decides which direction comes first, and the map is NaN. This happens where activations are large and an rbf
-  kernel of gamma 1 / C isolates every position: on SqueezeNet's last layer the median kernel between two positions is
-  below 1e-27, the gap is 0.3 to 0.8 % on four of eight real images, and there one grey level of noise turned the first
+  kernel of gamma 1 / C isolates every position. On SqueezeNet's last layer the median kernel between two positions is
+  below 1e-27, and the gap is 0.3 to 0.8 % on four of eight real images. There, one grey level of noise turned the first
   vector by up to 66 degrees; with a gap of 8 % or more, by up to 14 degrees (five networks, three kernels, 8 images
   each).
 

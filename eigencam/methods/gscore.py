@@ -1,8 +1,8 @@
 r"""gScoreCAM: Score-CAM of the channels with the largest gradients, made for networks of text and images.
 
-gScoreCAM (Chen et al., ACCV 2022), as in the authors' code (anguyen8/gScoreCAM@87c35a1): of the `channels` with the
-largest (signed) mean gradient of the class's logit with respect to the activations A, each is enlarged to the image and
-scaled to 0..1 as a mask $M_k$; its score is the logit of the image under the mask, and the other channels' score is 0:
+gScoreCAM (Chen et al., ACCV 2022), as in the authors' code (anguyen8/gScoreCAM@87c35a1): each of the `channels` with
+the largest (signed) mean gradient of the class's logit with respect to the activations A is enlarged to the image and
+scaled to 0..1 as a mask $M_k$. Its score is the logit of the image under the mask; the other channels' score is 0:
 
 $$s_k = f_c(X \odot M_k), \quad s_j = 0 \text{ for the rest}, \qquad
   L = \operatorname{ReLU}\Big(\sum_k \operatorname{softmax}(s)_k\, A_k\Big)$$

@@ -1,7 +1,7 @@
 r"""Guided IG: gradients integrated along a path that changes what matters least first.
 
 Guided IG (Kapishnikov et al., CVPR 2021): with f the class's logit, x the normalised image and b = 0, the mean colour,
-the path goes from b to x in `steps` of equal length in the L1 norm; within a step the gradient $g = \nabla f(z)$ is
+the path goes from b to x in `steps` of equal length in the L1 norm. Within a step the gradient $g = \nabla f(z)$ is
 that of its first point, and the attribution grows by $\Delta z \odot g$. In step s, with $\alpha = (s + 1) / n$, each
 feature stays between $b + (\alpha \mp d)(x - b)$, d being `max_distance`:
 

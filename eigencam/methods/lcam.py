@@ -13,9 +13,9 @@ $$z = \operatorname{rest}(a_y \odot F) \quad\text{or}\quad z = \operatorname{net
 $$L = 1.5\, \operatorname{CE}(z, y) + 2 \operatorname{mean}\big((a_y + 0.0005)^{0.3}\big)
   + \frac{0.01}{2B} \sum\Big(|\partial_x a_y|^2 + |\partial_y a_y|^2 + 0.3 \sum_{\text{border}} a_y^2\Big)$$
 
-for a batch of B images; a corner is in two borders and counts twice. The map is the linear $c_y$ of the class, before
-the sigmoid, signed, as in the authors' evaluation, which scales it from its minimum and maximum; a rule that thresholds
-at a share of the maximum (`localization`) is applied to the logits. A run costs one forward pass and no gradient.
+for a batch of B images; a corner is in two borders and counts twice. The map is the class's $c_y$ before the sigmoid,
+signed, as in the authors' evaluation, which scales it from its minimum and maximum. A rule that thresholds at a share
+of the maximum (`localization`) is applied to $c_y$ itself. A run costs one forward pass and no gradient.
 
 Choices. The network is in evaluation mode throughout; the authors' script for VGG-16 trains with dropout switched
 on. The area and variation terms are over an image's own map; `quirk: true` takes them over each image's maps for all

@@ -27,9 +27,9 @@ from these codes. The text of the papers could not be read; a public implementat
 and the shifts, which are the same here.
 
 Images are blurred as files, at their own size, by Pillow's filter. The mask is smoothed by the same filter in 8
-bits, without a gradient through it. All of this is as in the first authors' code. Compared with their loop, rewritten
-in NumPy with the same shifts, on files of ILSVRC and SqueezeNet 1.1: rank correlation of the maps 0.976 to 0.994, n =
-4; with other shifts that loop agrees with itself to 0.79 to 0.97. Hundreds of steps amplify rounding.
+bits, without a gradient through it. All of this is as in the first authors' code. The rank correlation with maps of
+their loop, rewritten in NumPy with the same shifts, is 0.976 to 0.994 on files of ILSVRC with SqueezeNet 1.1, n = 4.
+With other shifts that loop agrees with itself to 0.79 to 0.97. Hundreds of steps amplify rounding.
 
 Compared with TorchRay's code itself, on scenes: masks within 0.004 after ten steps, for `preserve` with `blur` and for
 `dual` with `fade`, n = 1. By step 800 rounding has grown: rank correlation of the maps 0.998 to 1.000, maxima 0, 5 and
@@ -233,7 +233,7 @@ class ExtremalPerturbation:
             raise ValueError(f"areas={list(self.areas)}; allowed: one or more, each 0 < a < 1")
         at_least(self, 1, "steps", "cell", "sigma")
         near, far = ceil(self.sigma / self.cell), ceil(2 * self.sigma / self.cell)
-        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # when the cells fit the image's side
+        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # too small for image and margin
             raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: a cell below 2/3 of sigma")
         at_least(self, 0, "smooth")
 

@@ -1,7 +1,7 @@
 """Whether a method can run on a network, and if not, why: asked by everything that runs methods.
 
-A method says what it needs of a network (see `eigencam.methods`); what the network did in one pass
-(`eigencam.passes.trace`) says whether that is there. An operation without a rule is a refusal, never a guess.
+A method declares what it needs of a network (see `eigencam.methods`); what the network does in one pass
+(`eigencam.passes.trace`) shows whether it meets these needs. An operation without a rule is a refusal, never a guess.
 """
 
 from typing import TYPE_CHECKING

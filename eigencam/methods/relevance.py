@@ -12,8 +12,8 @@ $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 | composite | zplus for convolutions, epsilon for linear layers and the classifier, z^B for the image's convolution |
 
 Gamma is the generalised rule (Andéol et al. 2021, after Montavon et al. 2019) for inputs and outputs of either sign:
-parts with the output's sign count 1 + gamma times, so no denominator is smaller than z_j. Linear layers use
-epsilon and the image's convolution z^B, as in zennit's EpsilonGammaBox.
+parts with the output's sign count 1 + gamma times, so no denominator is smaller than z_j. Linear layers use epsilon,
+and the image's convolution uses z^B, as in zennit's EpsilonGammaBox.
 
 A bias takes its share like an input of value 1, and no pixel gets it (`bias: keep`, as in zennit, Captum and
 iNNvestigate); with `bias: drop` the inputs share everything. Epsilon always keeps it, since its sums without biases

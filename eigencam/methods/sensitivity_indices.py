@@ -12,9 +12,9 @@ non-negative value per cell: it says how much, not in which direction.
   n is `designs`, a power of 2; the sequence is not scrambled, as in the authors' code
   (fel-thomas/Sobol-Attribution-Method@f4103ed), which uses 64, while Xplique uses 32. If f is a sum over the cells, the
   indices tend to a sum of 1 with n.
-* HSIC attribution (Novello et al., NeurIPS 2022): the dependence of f on each cell's visibility, with binary masks z
-  and kernels $k = 1 + \frac12 - (z - z')^2$ and $l = \exp(-(f - f')^2 / 2 m^2)$, m the median of f, centred: $\sum K
-  \odot L / n$. The designs are independent draws, visible or not with equal probability; the authors use a Latin
+* HSIC attribution (Novello et al., NeurIPS 2022): the dependence of f on each cell's visibility, $\sum K \odot L / n$,
+  for the centred kernels $k = 1 + \frac12 - (z - z')^2$ of binary masks z and $l = \exp(-(f - f')^2 / 2 m^2)$ with m
+  the median of f. The designs are independent draws, visible or not with equal probability; the authors use a Latin
   hypercube, Xplique a Sobol sequence, so numbers differ by the design. A median of 0 gives no kernel; the map is then
   NaN, and is counted.
 

@@ -3,9 +3,9 @@ r"""SESS: any method on windows of the image at several scales, combined.
 SESS (Tursun et al., IJCAI 2022, arXiv 2207.01769): the image is enlarged to `sizes` sizes, each by a further 2/7 of the
 original (224, 288, ..., 928 pixels). Windows of the network's input size cover each without overlap, except the last in
 a row or column, which ends at the border: 122 windows for a square image. A window's map is rectified, enlarged to the
-window, scaled to 0..1 and multiplied by the class's probability there divided by the largest of all windows; it is then
-put in its place and resized to the image. Each pixel of the map is the mean over the windows whose maps are above 0
-there; the map is smoothed by a Gaussian of 11 pixels and standard deviation 5.
+window and scaled to 0..1. It is multiplied by the class's probability in the window relative to the largest of all
+windows, put in its place and resized to the image. Each pixel of the map is the mean over the windows whose maps are
+above 0 there; the map is smoothed by a Gaussian of 11 pixels and standard deviation 5.
 
 As in the authors' code (neouyghur/SESS@2f62f41) without its two options, a threshold and a share of windows to
 skip, which are 0 there. A window with a constant map adds nothing; theirs divides 0 by 0. Signed maps

@@ -1,8 +1,8 @@
 r"""XRAI: segments of the image in the order of the attribution that each adds.
 
 XRAI (Kapishnikov et al., ICCV 2019), as in the authors' code (PAIR-code/saliency@7b72b67): with f the class's logit and
-x the normalised image, integrated gradients from black and from white, each the mean over `steps` points including both
-ends, are averaged, and the largest of the three channels is taken:
+x the normalised image, integrated gradients from black and from white are averaged, each over `steps` points including
+both ends, and the largest of the three channels is taken:
 
 $$a = \max_c\, \frac12 \sum_{b} (x - b) \odot \frac1n \sum_{i=0}^{n-1} \nabla f\Big(b + \frac{i}{n - 1} (x - b)\Big)$$
 

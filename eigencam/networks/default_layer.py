@@ -133,7 +133,7 @@ def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) ->
 def candidates(examined: Examined) -> list[Finding]:
     """The layers that all paths pass through and that are or may be maps, the last executed first.
 
-    Of modules that return the same value, only the outermost is listed.
+    If several modules return the same value, only the outermost is listed.
     """
     by_value: dict[tuple[int, ...], Finding] = {}
     for found in examined.findings.values():

@@ -279,7 +279,7 @@ class _Follower(Watch):
         return tuple(self._with_graph(t) for t in call.moving)
 
     def _with_graph(self, value: Tensor) -> int:
-        """The step of a value. A value with a graph from a step without one comes from an `autograd.Function`."""
+        """The step of a value. A value with a graph, but from a step without one, comes from an `autograd.Function`."""
         k = self.number[value]
         if k not in self.without_graph or value.grad_fn is None:
             return k
