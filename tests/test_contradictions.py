@@ -14,12 +14,12 @@ from eigencam.store import contradictions
 from eigencam.store.examine import published
 from eigencam.store.finish import differences
 from eigencam.store.merge import merge
+from eigencam.store.parts import Parts
 from eigencam.store.reader import is_result, read
 from eigencam.store.records import Result
 from eigencam.store.schema import ROWS, SUMMARY
 from eigencam.store.shards import Shard
 from eigencam.store.summing import summed_up
-from eigencam.store.unfinished import Parts
 from eigencam.store.verify import faults
 
 

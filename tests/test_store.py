@@ -25,11 +25,11 @@ from eigencam.commands.prune import _remove
 from eigencam.files import machine
 from eigencam.store.bounded_parquet import read_table
 from eigencam.store.locks import HeldError, is_held, take
+from eigencam.store.parts import Parts
 from eigencam.store.reader import read, read_all
 from eigencam.store.schema import CONFIG, ROWS, SUMMARY, Seal, Summary
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
 from eigencam.store.seal import DamagedError, digest, read_json, write_json
-from eigencam.store.unfinished import Parts
 
 
 def seen(root: Path) -> Any:

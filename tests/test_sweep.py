@@ -26,8 +26,8 @@ from eigencam.running.faults import PartlyFailedError
 from eigencam.running.launcher_callbacks import Tidy, WatchQueue
 from eigencam.running.run import run
 from eigencam.store.locks import take
+from eigencam.store.parts import Parts
 from eigencam.store.seal import read_json, write_json
-from eigencam.store.unfinished import Parts
 
 ONE = "evaluator=[localization]"
 SMALL = ["dataset.count=6", "batch_size=2", "workers=0", "device=cpu", "method=[eigencam,random]", ONE]

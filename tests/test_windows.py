@@ -17,8 +17,8 @@ from eigencam.store.finish import Plan
 from eigencam.store.image_digests import KnownDigests
 from eigencam.store.image_positions import Positions
 from eigencam.store.ordered_rows import FITTED, POSITION, RUN, Windows, write_rows
+from eigencam.store.parts import Parts
 from eigencam.store.summing import summed_up
-from eigencam.store.unfinished import Parts
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_rows_that_say_wrongly_where_they_belong_are_placed_by_a_run(tmp_path: P
 
 
 def test_a_part_that_is_large_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigencam.store.unfinished.LARGEST_MERGED", 8)
+    monkeypatch.setattr("eigencam.store.parts.LARGEST_MERGED", 8)
     parts = Parts(tmp_path, "owner")
     for k in range(40):
         parts.write(rows(1, start=k))

@@ -18,6 +18,8 @@ from eigencam.files import replacing
 RGB = NDArray[np.uint8]
 GREEN, BLUE, VIOLET = (40, 220, 90), (70, 200, 255), (190, 90, 255)
 INK, PAPER = (25, 25, 30), (255, 255, 255)
+THRESHOLD = 0.15
+"""Share of the maximum above which a map's box is drawn, unless another is given; as in Grad-CAM."""
 COLORMAP = "inferno"
 """The colours of maps everywhere, unless another name is given."""
 
@@ -154,7 +156,7 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
             shown = with_boxes(overlay(line.image, score_map), asked, GREEN)
             if line.truth:
                 shown = with_boxes(shown, line.truth.boxes[line.truth.sought()], GREEN)
-            cells[name] = with_boxes(shown, box_of(score_map, "max", 0.15), BLUE)
+            cells[name] = with_boxes(shown, box_of(score_map, "max", THRESHOLD), BLUE)
         for c, name in enumerate(columns):
             if name in cells:
                 cell = Image.fromarray(cells[name])

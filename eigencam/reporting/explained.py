@@ -18,9 +18,6 @@ from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.reporting import draw
 from eigencam.targets import Prediction, Target
 
-THRESHOLD = 0.15
-"""Share of the maximum above which a map's box is drawn, as in Grad-CAM."""
-
 LAST_PIXEL = np.array([0, 0, 1, 1])
 """Offset from inclusive corners to half-open ones."""
 
@@ -58,7 +55,7 @@ class Explained:
         """(H, W) float32 in 0..1 at the image's size: the fraction of the maximum, negative values as zero."""
         return draw.fraction(self.score_map)
 
-    def box(self, threshold: float = THRESHOLD) -> tuple[float, float, float, float] | None:
+    def box(self, threshold: float = draw.THRESHOLD) -> tuple[float, float, float, float] | None:
         """`x1 y1 x2 y2`, inclusive pixels, of the largest component above a share of the maximum; None without one."""
         x1, y1, x2, y2 = self._box(threshold).tolist()
         return None if x1 != x1 else (x1, y1, x2, y2)
@@ -74,7 +71,7 @@ class Explained:
         colormap: str = draw.COLORMAP,
         alpha: float = 0.55,
         box: bool = True,
-        threshold: float = THRESHOLD,
+        threshold: float = draw.THRESHOLD,
         size: int | tuple[int, int] | None = None,
     ) -> Image.Image:
         """Return the image with the map's heat over it.

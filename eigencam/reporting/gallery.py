@@ -239,13 +239,14 @@ class _Seen:
         return made
 
     def of_method(self, key: str, box: NDArray[np.float64] | None) -> dict[str, Any]:
-        """A method's map and its box (1, 4): from the rows or, for None, at 15 % of the maximum; or its boxes."""
+        """A method's map and its box (1, 4): from the rows or, for None, at `draw.THRESHOLD`; or its boxes."""
         from eigencam.evaluation.maps import ScoreMap, box_of
+        from eigencam.reporting.draw import THRESHOLD
 
         if key in self.boxes:
             return {"boxes": _rounded(self.boxes[key][:BOXES, :4])}
         score_map = ScoreMap(self.maps[key], self.truth.size, self.region)
-        box = box_of(score_map, "max", 0.15)[None] if box is None else box
+        box = box_of(score_map, "max", THRESHOLD)[None] if box is None else box
         values = _shrunk(score_map.values) / max(score_map.peak, np.finfo(np.float32).tiny)
         levels = (np.clip(np.nan_to_num(values, posinf=0, neginf=0), 0, 1) * 255).round().astype(np.uint8)
         made = {

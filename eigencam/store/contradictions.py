@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from eigencam.store.bounded_parquet import read_batches
 from eigencam.store.finish import differences
 from eigencam.store.ordered_rows import POSITION, MisplacedError, places
+from eigencam.store.parts import Parts, set_aside
 from eigencam.store.row_file import frame_of
 from eigencam.store.seal import DamagedError
-from eigencam.store.unfinished import Parts, set_aside
 
 HELD = 2**18
 """Number of images whose rows are compared at a time."""

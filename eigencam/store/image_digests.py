@@ -18,9 +18,9 @@ from eigencam.store.canonical import canonical, checksum
 from eigencam.store.examine import published
 from eigencam.store.finish import DIGEST
 from eigencam.store.image_positions import Positions, hashes
+from eigencam.store.parts import Parts
 from eigencam.store.reader import results_in
 from eigencam.store.schema import IDENTITY, PARTS, ROWS, read_identity
-from eigencam.store.unfinished import Parts
 
 
 @dataclass(slots=True)

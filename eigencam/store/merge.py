@@ -31,6 +31,7 @@ from eigencam.store.contradictions import contradictions
 from eigencam.store.examine import examine
 from eigencam.store.finish import first_difference
 from eigencam.store.image_positions import hashes
+from eigencam.store.parts import Parts
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.records import Result
 from eigencam.store.row_file import frame_of
@@ -38,7 +39,6 @@ from eigencam.store.schema import CONFIG, CURVES, PARTS, ROWS, RUNS, SUMMARY, Ba
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
 from eigencam.store.summing import summed_up
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
-from eigencam.store.unfinished import Parts
 from eigencam.store.verify import check
 
 HELD = 2**19
@@ -73,7 +73,7 @@ class _Source:
         files: the files with its rows.
         rows: number of its rows.
         bad: images that were left out, with the reasons.
-        plan: see `eigencam.store.unfinished.Parts.plan`; None where there is none.
+        plan: see `eigencam.store.parts.Parts.plan`; None where there is none.
     """
 
     stored: Stored

@@ -24,11 +24,11 @@ from eigencam.store.examine import examine, names_of, printable, read_error
 from eigencam.store.identity import OBJECT
 from eigencam.store.kept_curves import kept_curves
 from eigencam.store.locks import is_held
+from eigencam.store.parts import Parts
 from eigencam.store.row_file import RowFile
 from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, RUNS, SUMMARY, Run, Summary, network_label
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
-from eigencam.store.unfinished import Parts
 
 LARGEST_CONFIG = 2**20
 """Largest size of a config in characters."""

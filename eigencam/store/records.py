@@ -33,12 +33,12 @@ from eigencam.store.finish import Gathered, Plan, gather
 from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.ordered_rows import RUN, MisplacedError
+from eigencam.store.parts import Parts, set_aside
 from eigencam.store.row_file import RowFile, frame_of, read_rows
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Summary
 from eigencam.store.seal import DamagedError, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
 from eigencam.store.summing import is_outdated, keep_curves, publish, sum_up_again
-from eigencam.store.unfinished import Parts, set_aside
 
 STAGED = "rows.staged"
 """Name of the file with all rows, among the parts, until the result is published."""
