@@ -333,7 +333,7 @@ class Explainer:
 
         Args:
             network: the network.
-            methods: by name.
+            methods: the methods by name.
             images: the originals, with their names.
             seen: each image as the network sees it, and the part of the image that it shows.
             labels: the classes; the predicted ones when None.

@@ -87,9 +87,9 @@ def prediction(target: Target, output: Any, view: View, names: Sequence[str] = (
 
     Args:
         target: as `placed` returned it for this output.
-        output: of the network for one image.
+        output: the network's output for one image.
         view: the position of the network's input in the image.
-        names: of the classes, in order.
+        names: names of the classes, in order.
     """
     found = target.prediction(output, view) if isinstance(target, _Box | _Segment) else None
     return replace(found, name=names[found.label]) if found and found.label < len(names) else found
@@ -118,7 +118,7 @@ def box_score(box: int | Sequence[float], label: int | None = None) -> Target:
 
     Args:
         box: the index of a detection, best first, or a box `x1 y1 x2 y2` in pixels of the image.
-        label: of the detection; None: any label.
+        label: label of the detection; None: any label.
     """
     if isinstance(box, int) and not isinstance(box, bool):
         return _Numbered(box, label)
@@ -155,7 +155,7 @@ def prompt(references: Tensor | NDArray[Any], number: int, scale: float = SCALE)
 
     Args:
         references: (K, D), the texts' embeddings.
-        number: of the text, from 0.
+        number: number of the text, from 0.
         scale: 100 is CLIP's.
     """
     rows = torch.as_tensor(references).detach().float()

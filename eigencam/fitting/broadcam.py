@@ -25,12 +25,12 @@ class BroadCAMFit:
 
     Attributes:
         file: where the weights go.
-        layers: whose activations are read; empty: the network's target layer.
+        layers: the layers whose activations are read; empty: the network's target layer.
         share: fraction of the images that is used.
         alpha: penalty of the ridge regressions.
         step: channels of an enhancement node.
         batch_size: images per batch.
-        seed: of the selection of images.
+        seed: seed of the selection of images.
     """
 
     file: str

@@ -96,9 +96,9 @@ class CAMLossFit:
         optimizer: `adam` or `sgd`.
         lr: learning rate.
         decay: factor of the learning rate, per epoch.
-        weight_decay: of all parameters.
+        weight_decay: weight decay of all parameters.
         augment: random crops and mirrors.
-        seed: of a new last layer, the order of the images, the augmentation and dropout.
+        seed: seed of a new last layer, the order of the images, the augmentation and dropout.
     """
 
     file: str

@@ -50,12 +50,12 @@ class ClassifierFit:
         held_out: fraction of the images that is not fitted on.
         l2: penalty of the last layer's weights, for standardised inputs.
         batch_size: images per batch.
-        epochs: of `all`.
+        epochs: number of epochs of `all`.
         lr: learning rate of `all`.
         decay: factor of the learning rate, per epoch.
-        weight_decay: of `all`.
+        weight_decay: weight decay of `all`.
         augment: random crops and mirrors in `all`.
-        seed: of the held-out selection, the order of the images and the augmentation.
+        seed: seed of the held-out selection, the order of the images and the augmentation.
     """
 
     file: str

@@ -49,10 +49,10 @@ class CrossEntropyFit:
         warmup: epochs in which the rate rises.
         batch_size: images per step.
         lr: the highest rate.
-        weight_decay: of all parameters.
+        weight_decay: weight decay of all parameters.
         smoothing: share of a label that is spread evenly over all classes, at least 0 and below 1.
         augment: random crops and mirrors.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
     """
 
     file: str

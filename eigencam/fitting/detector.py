@@ -38,8 +38,8 @@ class DetectorFit:
         batch_size: images per step.
         lr: learning rate.
         decay: factor of the learning rate, per epoch.
-        weight_decay: of all weights.
-        seed: of the order of the images, and of what torchvision samples.
+        weight_decay: weight decay of all weights.
+        seed: seed of the order of the images, and of what torchvision samples.
     """
 
     file: str

@@ -68,7 +68,7 @@ class FLIMFit:
         markers: a folder of marker files, `ID-seeds.txt` or `ID.txt`, or `truth`.
         write: a folder that the markers are written to; None: they are not written.
         per_class: marked images of each class, with `truth`.
-        radius: of the discs, pixels of the image, with `truth`.
+        radius: radius of the discs, pixels of the image, with `truth`.
         per_marker: centres of each connected marker (`pyflim`).
         reduction: `kmeans` or `pca`: how the candidates are reduced to filters.
         penalty: C of the support vector machine.

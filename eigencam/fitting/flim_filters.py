@@ -117,7 +117,7 @@ def k_means(points: Floats, count: int, seed: int, restarts: int) -> Floats:
     Args:
         points: (n, d).
         count: number of clusters.
-        seed: of the draws.
+        seed: seed of the draws.
         restarts: number of starts.
     """
     if len(points) <= count:

@@ -55,14 +55,14 @@ class FitJob:
     """A checked fit.
 
     Attributes:
-        network: whose activations are read.
+        network: the network whose activations are read.
         dataset: the images to learn from.
         fitter: the learner.
         about: metadata of the file; its checksum distinguishes fits.
         workers: processes that decode images.
         say: receives the few lines of progress output.
         skip_bad_truth: leave out images with impossible boxes, labels or masks.
-        bad: by position, images that could not be decoded.
+        bad: images, by position, that could not be decoded.
         notes: what the fitter adds to `about` at the end.
     """
 

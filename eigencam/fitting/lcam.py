@@ -28,17 +28,17 @@ class LCAMFit:
     Attributes:
         file: where the weights go.
         masked: `features` for L-CAM-Fm, `image` for L-CAM-Img.
-        layer: whose activations are read; None: the network's target layer.
+        layer: the layer whose activations are read; None: the network's target layer.
         epochs: passes over the images.
         batch_size: images per step.
         lr: learning rate of the weights; that of the bias is twice as high.
         decay: factor of the learning rate, per epoch.
         decay_until: the last epoch, from 0, in which the learning rate decays; None: all.
-        weight_decay: of weights and bias.
+        weight_decay: weight decay of weights and bias.
         loss: the factors of `eigencam.methods.lcam.Loss`.
         quirk: follow the authors' loss, which is over the maps of all labels in the batch.
         augment: random crops and mirrors.
-        seed: of the initial weights (PyTorch's for a convolution), the order of the images and the augmentation.
+        seed: seed of the initial weights (PyTorch's for a convolution), the order of the images and the augmentation.
     """
 
     file: str

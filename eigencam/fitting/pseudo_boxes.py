@@ -111,7 +111,7 @@ class PseudoBoxFit:
             network: classifies the proposals.
             image: (H, W, 3) uint8 RGB.
             label: the image's class.
-            position: of the image in the dataset, the seed of the proposals' order.
+            position: position of the image in the dataset, which is the seed of the proposals' order.
         """
         searched, scale = reduced(image, self.side)
         proposals = self.search.proposals(searched, torch.tensor([position]))[: self.count, :4]

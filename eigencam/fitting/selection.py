@@ -42,7 +42,7 @@ class Validation:
         Args:
             job: the fit; images of the split that cannot be decoded are left out, like those of the fit.
             module: the network in training, of the form of the job's.
-            method: whose maps; None: CAM's.
+            method: the method whose maps are measured; None: CAM.
         """
         maps = {"map": method or CAM()}
         network = replace(job.network, module=module, classes=self.dataset.class_space, _examined=[])

@@ -36,9 +36,9 @@ class Descent:
         tensors: the learned tensors, by name; leaves of the graph.
         optimizer: each of its groups has a `factor` of the learning rate.
         step: steps done.
-        sums: of the loss's terms in the current epoch.
+        sums: sums of the loss's terms in the current epoch.
         images: number of images that `sums` is over.
-        log: of the epochs done.
+        log: log of the finished epochs.
         best: copies of `tensors` after the best epoch so far, if the learner selects one.
         best_score: the score of that epoch.
     """
@@ -162,7 +162,7 @@ def descend(
         job: the fit.
         learner: the model to be trained.
         state: before the first step; is changed.
-        positions: of the images in the dataset; None: all.
+        positions: positions of the images in the dataset; None: all.
         after: called after each epoch; its result goes into the log.
     """
     chosen = torch.tensor(range(len(job.dataset.ids)) if positions is None else positions)

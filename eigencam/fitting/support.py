@@ -27,7 +27,7 @@ class SupportFit:
         shots: number of images of each class.
         layer: the embedding's layer; None: the network's target layer.
         batch_size: images per batch.
-        seed: of the selection of images.
+        seed: seed of the selection of images.
     """
 
     file: str

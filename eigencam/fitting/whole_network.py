@@ -39,7 +39,7 @@ class Trainee:
 
     Attributes:
         module: the copy.
-        layer: whose output is read besides the logits.
+        layer: the layer whose output is read besides the logits.
         place: its last layer.
         beside: further modules that are trained with it; None: nothing.
     """

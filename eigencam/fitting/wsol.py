@@ -109,14 +109,14 @@ class WSOLFit:
         select: `last` epoch, or `best` by MaxBoxAccV2 on the validation split.
         new_layers: prefixes of the parameters with the larger learning rate; empty: the network's own, or its last
             layer.
-        ratio: of their learning rate to that of the other parameters.
+        ratio: ratio of their learning rate to that of the other parameters.
         epochs: passes over the images.
         frequency: epochs between two falls of the learning rate to a tenth.
         batch_size: images per step.
         lr: learning rate.
-        weight_decay: of all parameters.
+        weight_decay: weight decay of all parameters.
         augment: random crops and mirrors.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
     """
 
     file: str

@@ -49,7 +49,7 @@ class BroadCAM:
     """Maps from weights that were regressed from labels.
 
     Attributes:
-        file: of the weights; if several, the first one that exists.
+        file: file of the weights; if several, the first one that exists.
         layers: the layers that they were fitted for; empty: the network's target layer.
         weights: the file's content; None without a file.
     """

@@ -108,7 +108,7 @@ class FAMSupport:
     """FAM to the mean embedding of a class's support set, from `eigencam fit fit=support`.
 
     Attributes:
-        file: of the embeddings; if several, the first one that exists.
+        file: file of the embeddings; if several, the first one that exists.
         similarity: as in `FAM`.
         layer: the layer of the embeddings; None: the network's target layer.
         support: the file's content; None without a file.

@@ -27,7 +27,7 @@ class MapFiles:
     """The maps of a folder.
 
     Attributes:
-        folder: with the files, directly or in subfolders.
+        folder: a folder with the files, directly or in subfolders.
         class_specific: whether the maps are for the class that the run requests.
         resize: whether to resize maps to the network's input first; otherwise evaluators get them unchanged, so that
             those of a method of this package (`eigencam bundle --maps`) give that method's numbers.

@@ -131,8 +131,8 @@ def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: f
         owner: (P,) image of each point, ascending.
         places: (P, 2) rows and columns.
         count: number of images.
-        distance: in pixels.
-        share: of an image's points, 0..1.
+        distance: limit in pixels.
+        share: share of an image's points, 0..1.
     """
     sizes = torch.zeros(count, dtype=torch.long, device=owner.device).scatter_add_(0, owner, torch.ones_like(owner))
     longest = int(sizes.max()) if len(owner) else 0

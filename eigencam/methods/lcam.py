@@ -54,7 +54,7 @@ class LCAM:
     """The logits of a trained attention.
 
     Attributes:
-        file: of the weights; if several, the first one that exists.
+        file: file of the weights; if several, the first one that exists.
         layer: the layer that they were trained for; None: the network's target layer.
         weights: the file's content; None without a file.
     """

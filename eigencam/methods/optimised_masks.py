@@ -74,7 +74,7 @@ class MeaningfulPerturbation:
     """Meaningful Perturbation.
 
     Attributes:
-        steps: of Adam, with learning rate `rate`.
+        steps: number of steps of Adam, with learning rate `rate`.
         l1: weight of the deleted part.
         tv: weight of the mask's variation, to the power `beta`.
         cell: side, in pixels, of the squares that share a value of the mask.
@@ -82,7 +82,7 @@ class MeaningfulPerturbation:
         blur: standard deviation of the image's blur, in pixels of its file.
         jitter: number of different shifts along each side; 0: none.
         top: lower the probabilities of this many predicted classes; 0: of the requested class.
-        seed: of the shifts.
+        seed: seed of the shifts.
     """
 
     steps: int = 300
@@ -202,7 +202,7 @@ class ExtremalPerturbation:
 
     Attributes:
         areas: shares of the image, one mask for each.
-        steps: of gradient ascent.
+        steps: number of steps of gradient ascent.
         perturbation: `blur`, or `fade` to the mean colour.
         variant: `preserve` what raises the logit, `delete` what lowers it, or `dual`, both at once.
         cell: pixels between the mask's parameters.

@@ -18,7 +18,7 @@ def uniform(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
 
     Args:
         index: (N,) int64 positions in the dataset.
-        shape: of the numbers of each image.
+        shape: shape of each image's numbers.
         seed: any integer; different seeds give independent numbers.
 
     Returns:

@@ -50,7 +50,7 @@ class SelfTaught:
     Attributes:
         classes: `top5` (STL-WL) or `target` (STL-CL).
         spaces: colour spaces.
-        scales: of the segments, in pixels of the network's input.
+        scales: scales of the segments, in pixels of the network's input.
         min_side: segments whose box is narrower or lower, in pixels of the input, are dropped.
         nms: boxes that overlap a better one by more than this are dropped.
         layer: the layer of the features; None: the network's target layer.

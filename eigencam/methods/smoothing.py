@@ -8,7 +8,7 @@ r"""Any method averaged over copies of the image; and the first component of wha
 * `smooth` (after SmoothGrad, Smilkov et al. 2017, arXiv 1706.03825): the mean of the method's raw maps over `samples`
   noisy images; the standard deviation of the noise is `sigma` times the image's range. The mean is over what the
   method returns: after its own ReLU, before any scaling. For `method=smooth/gradient` that is the mean of
-  absolute gradients, where `smoothgrad` averages the gradients first.
+  absolute gradients, whereas `smoothgrad` averages the gradients first.
 * `eigen_smooth` (pytorch-grad-cam): the first component of a method's weighted activations, channels centred, in
   place of their sum over the channels; for methods that weight the channels of one layer. For HiResCAM it is
   Eigen-Grad-CAM. The sign, which the library leaves to LAPACK, is that of the energy (`eigencam.methods.eigencam`), and

@@ -88,7 +88,7 @@ def sensitivity(module: nn.Module, images: Tensor, layer: str, reading: Reading)
     Args:
         module: the network; its state is as before when this returns.
         images: (N, 3, H, W), normalised.
-        layer: whose activations are summed.
+        layer: the layer whose activations are summed.
         reading: how they become a map; tokens that are no positions do not count.
     """
     kept: list[Tensor] = []

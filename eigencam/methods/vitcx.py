@@ -43,8 +43,8 @@ class ViTCX:
 
     Attributes:
         distance: cosine distance below which masks are merged.
-        sigma: of the noise.
-        seed: of the noise.
+        sigma: standard deviation of the noise.
+        seed: seed of the noise.
         layer: the layer whose channels become masks; None: the target layer.
 
     Raises:

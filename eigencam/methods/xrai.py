@@ -12,7 +12,7 @@ image's size and widened by 5 pixels. Repeatedly, the segment whose *new* pixels
 and its new pixels get that mean; segments with fewer than 50 new pixels are left out. Pixels that no segment covers get
 their own mean.
 
-The segments are computed on the host. Each pixel becomes old once, so updating the sums of all segments costs one pass
+The segments are computed on the host. Each pixel is new only once, so updating the sums of all segments costs one pass
 over the image per segment.
 """
 

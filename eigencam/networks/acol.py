@@ -41,9 +41,9 @@ class ACoL(nn.Module):
 
     Args:
         features: the trunk.
-        channels: of its output.
-        classes: of both classifiers.
-        width: of their two convolutions.
+        channels: number of channels of the trunk's output.
+        classes: number of classes of both classifiers.
+        width: width of their two convolutions.
         threshold: t; positions where the scaled map of A is at least t are erased.
         start: how the classifiers' weights are drawn; None: as torch does.
         new_layers: prefixes of the parameters with the larger rate.
@@ -121,10 +121,10 @@ def acol(
 
     Args:
         base: the network.
-        layer: whose output is F.
+        layer: the layer whose output is F.
         pretrained: a weight file of the network; None: its own weights.
-        classes: of both classifiers.
-        width: of their convolutions.
+        classes: number of classes of both classifiers.
+        width: width of their convolutions.
         threshold: t.
 
     Raises:

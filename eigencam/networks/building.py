@@ -26,7 +26,7 @@ class Built:
 
     Attributes:
         module: the network.
-        sha256: of the weights file, or of the parameters where the constructor gave them.
+        sha256: SHA-256 of the weights file, or of the parameters where the constructor gave them.
         classes: class space of the outputs, according to the weights; None if they do not say.
         preprocess: fields of a `Preprocess` that the weights define.
         untrained: which of its weights are random, in words; "" if none are.

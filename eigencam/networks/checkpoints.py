@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
 
     Args:
         path: a file of safetensors or of torch.
-        names: of the network's parameters and buffers.
+        names: names of the network's parameters and buffers.
         drop: prefixes of the file's keys to leave out.
 
     Returns:

@@ -33,7 +33,7 @@ def class_number(asked: Any, names: Sequence[str] = ()) -> int:
 
     Args:
         asked: an integer of Python, NumPy or torch, or a name, case-insensitive.
-        names: of the classes, in order; () if they are not known.
+        names: names of the classes, in order; () if they are not known.
 
     Raises:
         ValueError: another type, an unknown name, or a name of several classes.

@@ -55,7 +55,7 @@ class Choice:
     Attributes:
         chosen: the layer; None if there is none.
         doubtful: the last layer after it that may be a map but has no certain reading.
-        carried: of the candidates that were tried.
+        carried: how much the output depends on each candidate that was tried.
     """
 
     chosen: Finding | None

@@ -167,10 +167,10 @@ class DualCrossCurrent(nn.Module):
     """The network; see the module.
 
     Args:
-        num_classes: of both heads.
+        num_classes: number of classes of both heads.
         channels: C.
-        width: of the tokens.
-        heads: of the attention.
+        width: width of the tokens.
+        heads: number of attention heads.
         depth: number of blocks, a multiple of 3.
         mlp_ratio: width of the MLPs over that of the tokens.
     """

@@ -43,8 +43,8 @@ class Fitted:
 
     Attributes:
         path: the file.
-        sha256: of the file.
-        tensors: by name, on the CPU.
+        sha256: SHA-256 of the file.
+        tensors: the tensors by name, on the CPU.
         about: see the module; for an authors' file, only kind and layers.
         body: for an authors' file, the weights of the network it was fitted for, by name.
     """

@@ -66,11 +66,11 @@ class FLIM(nn.Module):
         size: side of the input, pixels.
         widths: filters of each block.
         kernels: side of the filters of each block.
-        dilations: of each convolution.
+        dilations: dilation of each convolution.
         pools: `max` or `average`.
         pool_sizes: sides of the pooling windows.
-        strides: of the pooling.
-        padding: of the convolutions, `reflect` or `zeros`.
+        strides: stride of each pooling.
+        padding: padding of the convolutions, `reflect` or `zeros`.
         head: `flat` or `average`.
         colour: `lab`, or `rgb`, which methods with rules only for ReLU networks can follow down to the image.
     """

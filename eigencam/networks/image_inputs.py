@@ -76,10 +76,10 @@ def pixels_of(
     channels, an image without alpha gets 255.
 
     Args:
-        image: of any form.
-        channels: of the network.
+        image: an image of any form.
+        channels: number of channels of the network's input.
         turn: whether the EXIF orientation is applied.
-        name: of the image, for messages; None: its file's.
+        name: name of the image, for messages; None: its file's.
 
     Returns:
         (H, W, channels) uint8, contiguous.

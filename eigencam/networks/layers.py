@@ -36,11 +36,11 @@ class Finding:
 
     Attributes:
         layer: `named_modules()` path, and the position in the module's output (`eigencam.passes.layer_items`).
-        shape: of the output for one image, without the batch axis.
+        shape: shape of the output for one image, without the batch axis.
         reading: how it becomes a map; None: it is not a map.
         state: `follows`: a moved stimulus moves in the reading; `undecided`: only the operations support it; `unknown`:
             the reading is not known; `none`: it is not a map; `several`: its items, `layer:0`, are findings themselves.
-        score: of the reading, at most 1; NaN if the stimulus is inconclusive.
+        score: score of the reading, at most 1; NaN if the stimulus is inconclusive.
         reason: why it is not a map, or undecided.
         values: ids of the output's tensors in the pass; equal for modules that return the same tensor.
         reads: ids of the module's input tensors.
@@ -61,10 +61,10 @@ class Examined:
     """All layers of a network.
 
     Attributes:
-        findings: by layer, in the order of their last execution.
+        findings: the findings by layer, in the order of the layers' last execution.
         through: ids of the tensors that all paths from the image to the output pass through.
         size: (height, width) of the input.
-        channels: of the input.
+        channels: number of channels of the input.
     """
 
     findings: Mapping[str, Finding]
@@ -89,7 +89,7 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
     Args:
         module: the network.
         size: (height, width) of its input.
-        channels: of its input.
+        channels: number of channels of its input.
     """
     stimulus = Stimulus.make(channels, size)
     like = next(module.parameters(), stimulus.batch)
@@ -218,7 +218,7 @@ def reading_of(
     Args:
         examined: the network's layers.
         layer: `named_modules()` path.
-        name: of the network.
+        name: name of the network.
         reshape: the requested layout.
         prefix_tokens: the requested number of tokens before the grid's.
 

@@ -50,10 +50,10 @@ class Network:
 
     Attributes:
         name: short name.
-        module: in eval mode on its device.
+        module: the network, in eval mode on its device.
         layer: target layer, a `named_modules()` path.
         classes: class space of the outputs; None without a classifier.
-        sha256: of the weights file, or of the parameters where the constructor gave them.
+        sha256: SHA-256 of the weights file, or of the parameters where the constructor gave them.
         preprocess: from image to input.
         reshape: required layout of the target layer's output; None: detected.
         prefix_tokens: number of tokens before the image's; None: detected.
@@ -161,8 +161,8 @@ def load_network(
 
     Args:
         description: the node.
-        device: of the network.
-        dtype: of its parameters.
+        device: device of the network.
+        dtype: dtype of its parameters.
         choose: whether the default layer is chosen if the description names none; otherwise its layer is "".
 
     Raises:

@@ -33,7 +33,7 @@ def randomised(
         module: the network.
         order: `cascading`: all layers from the output to those of the stage are new; `independent`: only the stage's.
         stages: number of groups; 0: every layer is a group.
-        seed: of the weights.
+        seed: seed of the weights.
         shape: (height, width) of the input.
     """
     made: list[tuple[str, nn.Module]] = []

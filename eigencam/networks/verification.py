@@ -44,7 +44,7 @@ class Verifier(nn.Module):
 
         Args:
             network: the network.
-            layer: of the embedding; None: the network's output.
+            layer: layer of the embedding; None: the network's output.
             reading: how the layer becomes a map.
         """
         super().__init__()

@@ -35,8 +35,8 @@ class SPGForm(NamedTuple):
     """Where the authors put SPG's side heads.
 
     Attributes:
-        layers: whose outputs the first and the second head read.
-        width: of these two heads.
+        layers: the layers whose outputs the first and the second head read.
+        width: width of these two heads.
         new_heads: whether the heads are trained with the rate of new layers.
         new_layers: prefixes of the network's parameters with that rate.
     """

@@ -84,7 +84,7 @@ class Attended:
     Attributes:
         fault: why its weights do not say what each position of the image takes from the others; "" if they do.
         reading: how the tokens become a map; None if the operations do not determine it.
-        kinds: of the operations from the first attention on.
+        kinds: kinds of the operations from the first attention on.
         apart: number of matrix products that are not part of attention.
     """
 

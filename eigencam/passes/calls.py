@@ -86,7 +86,7 @@ def differentiate(
     Args:
         score: any shape; without `seed`, its sum is differentiated.
         inputs: the tensors.
-        seed: of the shape of `score`.
+        seed: gradient of the result with respect to `score`, of its shape.
         keep: whether the graph is needed again.
 
     Raises:

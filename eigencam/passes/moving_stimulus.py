@@ -72,9 +72,9 @@ class Stimulus:
         """Make noise of mean 0 and deviation 1, as normalised images have.
 
         Args:
-            channels: of the input.
+            channels: number of channels of the input.
             size: (height, width) of the input.
-            seed: of the noise.
+            seed: seed of the noise.
         """
         random = torch.Generator().manual_seed(seed)
         high, wide = (max(1, round(side * SHARE)) for side in size)

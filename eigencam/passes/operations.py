@@ -29,7 +29,7 @@ class Call:
 
     Attributes:
         function: computes the output, out of place.
-        name: of the torch function, without a trailing underscore.
+        name: name of the torch function, without a trailing underscore.
         args: as the network passed them.
         kwargs: as the network passed them.
         moving: the tensors among them that depend on the image, in order.
@@ -80,7 +80,7 @@ class Watch(TorchFunctionMode):
         return call()
 
     def note(self, call: Call, out: Tensor) -> int:
-        """Called for each output of an operation; returns its `number`."""
+        """Called for each output of an operation; returns the number under which it is kept."""
         return 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

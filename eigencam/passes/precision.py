@@ -14,7 +14,7 @@ def network_precision(device: torch.device, *, always_full: bool = False) -> Ite
     """Compute in the network's precision, which `set_float32_precision` may have lowered.
 
     Args:
-        device: of the network.
+        device: device of the network.
         always_full: compute in full precision in any case, for computations inside a pass of the network.
     """
     if not _LESS["autocast"]:

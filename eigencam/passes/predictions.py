@@ -16,8 +16,8 @@ class Prediction:
     Attributes:
         label: number of the predicted class.
         box: x1 y1 x2 y2 of the detection, continuous, in pixels of the image; None for pixels.
-        share: of the pixels of the network's output that belong to the segment, 0..1; None for a detection.
-        name: of the class; "" if it is not known.
+        share: share of the pixels of the network's output that belong to the segment, 0..1; None for a detection.
+        name: name of the class; "" if it is not known.
     """
 
     label: int

@@ -98,7 +98,7 @@ class RecordedGraph(Attentive):
             score: any shape; without `seed`, its sum is differentiated.
             inputs: the tensors.
             rules: replace the operations' own gradients.
-            seed: of the shape of `score`.
+            seed: gradient of the result with respect to `score`, of its shape.
         """
         self._rules.current = rules or {}
         try:

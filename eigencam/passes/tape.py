@@ -47,10 +47,10 @@ class Step:
 
     Attributes:
         operation: a value of `OPERATIONS`, `picture` for the pass's input, or `unknown`.
-        name: of the torch function.
+        name: name of the torch function.
         sources: the steps whose outputs it reads, in order.
         inputs: the kept parts of these outputs.
-        shape: of its output.
+        shape: shape of its output.
         options: arguments, by name.
         shown: the value that later steps see instead of its output, if different.
     """
@@ -68,7 +68,7 @@ class Tape(Watch):
     """The steps of a pass, recorded by `record`; step 0 is the image.
 
     Attributes:
-        steps: in order of execution.
+        steps: the steps in order of execution.
         output: number of the step that computed the logits.
     """
 

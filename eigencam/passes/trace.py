@@ -41,7 +41,7 @@ class Operation:
 
     Attributes:
         kind: see `eigencam.passes.operations`.
-        name: of the torch function.
+        name: name of the torch function.
         module: class name of the leaf module that ran it; "" for a function or an operator.
         cut: how the gradient ends here: `under torch.no_grad()`, `by detach`; "" if it passes.
     """
