@@ -20,10 +20,10 @@ For block l, A_l (heads, T, T) are the attention weights as multiplied by the va
   block's tokens but from the mean token of block l, by the layers behind the last block (normalisation and head). The
   weights are not multiplied in.
 
-The map of the first two is the row of R - I of the tokens that the head reads, at the image's positions. For a network
-with a class token this is the class token's row, as in the authors' codes; for one that pools its tokens (not in these
-codes) it is the mean over the rows. The last block's gradient shows which applies: it is 0 in rows that are not read.
-Rows are not divided by their sums (the authors' codes do this only in their plain rollout).
+The map of GAE and transformer attribution is a row of R - I, at the image's positions: that of the tokens that the head
+reads. For a network with a class token this is the class token's row, as in the authors' codes; for one that pools its
+tokens (not in these codes) it is the mean over the rows. The last block's gradient shows which applies: it is 0 in rows
+that are not read. Rows are not divided by their sums (the authors' codes do this only in their plain rollout).
 
 Relevance is in gradient form, R = x g (`eigencam.passes.backward`), on one recorded pass shared by all of these methods
 (`eigencam.passes.recorded_graph`). The rule for sums needs the totals of each image; the authors' code takes them over

@@ -236,6 +236,6 @@ def _timm_reported() -> Mapping[str, float]:
 def _timm_crop(mode: str, share: float, side: int) -> dict[str, Any]:
     if mode == "squash":
         return {"resize": "squash"} if share == 1 else {"resize": "squash_crop", "short_side": math.floor(side / share)}
-    if mode == "border":  # a border and a crop at once is not known here: `Preprocess` refuses it unless overridden
+    if mode == "border":  # `Preprocess` has no border with a crop, and refuses it unless overridden
         return {"resize": "pad" if share == 1 else "border"}
     return {"resize": "crop", "short_side": math.floor(side / share)}

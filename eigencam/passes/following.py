@@ -59,7 +59,7 @@ class Positions(DispatchMode):
         self._axes[tensor] = axes
 
     def _written(self, base: Tensor, sources: tuple[int, ...], *, kept: bool) -> None:
-        """Record a write into a part of a tensor, on which the whole then depends; `kept`: positions stay."""
+        """Record a write into a part of a tensor: the whole tensor depends on it, and keeps its positions if `kept`."""
         before = self._number.get(base)
         axes = self._axes.get(base) if kept else None
         self._put(base, axes or lost(base), sources if before is None else (*sources, before))

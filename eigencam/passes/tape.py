@@ -25,7 +25,7 @@ OPERATIONS: Mapping[str, str] = {
     "sum": "add",
     "local_response_norm": "normalization",
 }
-"""By kind of operation (`eigencam.passes.operations`), the name under which rules know it."""
+"""The name that rules use for an operation, by its kind (`eigencam.passes.operations`)."""
 
 SUMS = ("add", "__add__", "__iadd__", "__radd__")
 NAMES: Mapping[str, tuple[str, ...]] = {
