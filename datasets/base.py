@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from eigencam.datasets.possible_boxes import possible
 
 VERSIONS = {"truth": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 VOID = 255
 """Mask value of pixels that no metric counts."""
 
 LAST_CLASS = VOID - 2
-"""The last class with a value in a mask, which is 1 + class."""
+"""The largest class that a mask can hold; its value there is 1 + class."""
 
 MASK_VALUES = (
     "0 is background, 1 + class an object, 255 void; a bool or 0/255 mask of class k becomes one by "
@@ -67,8 +67,8 @@ class Truth:
             whole image.
         foreground: which objects are target objects: those of class `label`, or `any`.
         source: file that the ground truth was read from, for messages.
-        rounded: the boxes were scaled and rounded with their image, so they may end one pixel beyond it.
-        own_resolution: the mask's size may differ from the image's.
+        rounded: whether the boxes were scaled and rounded with their image, so that they may end one pixel beyond it.
+        own_resolution: whether the mask's size may differ from the image's.
 
     Raises:
         BadTruthError: a value is not allowed.
@@ -158,7 +158,7 @@ class Truth:
             n: number of the dataset's classes; 0 if it does not say.
 
         Raises:
-            BadTruthError: a label or a mask value is not.
+            BadTruthError: a label or a mask value is not among them.
         """
         if not n:
             return self
@@ -189,7 +189,7 @@ class Truth:
         return mask == self.label + 1 if self.label >= 0 else np.zeros(mask.shape, bool)
 
     def sought(self) -> NDArray[np.bool_]:
-        """(B,) bool: which boxes are those of target objects."""
+        """(B,) bool: whether each box is that of a target object."""
         return np.ones(len(self.boxes), bool) if self.foreground == "any" else self.box_labels == self.label
 
     def objects(self) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from eigencam.datasets.base import MASK_VALUES, BadImageError, BadTruthError, Dataset, Truth
 
 LOOKED_AT = 64
-"""About how many masks are opened in search of a pixel of a target object."""
+"""Approximate number of masks that are opened in search of a pixel of a target object."""
 
 _WITHOUT_MASK = 4  # after so many images without a mask, no more are opened
 _FEW = 8  # fewer images than this may all lack a target object

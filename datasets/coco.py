@@ -3,7 +3,7 @@
     data = Coco("coco")     # annotations/instances_val2014.json, val2014/COCO_val2014_000000000042.jpg
 
 The 80 categories have ids from 1 to 90 with gaps; classes are counted 0 ... 79 in the order of the ids. A mask assigns
-each pixel to one class: where objects overlap, the smaller is on top, since a small object is mostly in front of a
+each pixel to one class: where objects overlap, the smaller is on top, since a small object is usually in front of a
 large one. Crowds have no individual objects: their pixels are void where no object is, and their boxes `difficult`.
 
 All objects are target objects (`foreground="any"`). The label is the class with the largest area (the first of equal

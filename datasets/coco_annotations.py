@@ -207,7 +207,7 @@ def _runs_fault(runs: Mapping[str, Any], size: tuple[int, int]) -> str:
 def unpacked(text: str) -> list[int]:
     """The run lengths in COCO's packed text: 5 bits per character, low bits first.
 
-    From the fourth on, the difference to the number two before is stored.
+    From the fourth number on, its difference from the number two places before it is stored.
 
     Raises:
         ValueError: the text is not of this form.

@@ -3,9 +3,9 @@
     data = read_cub("CUB_200_2011")                    # the unpacked archive
     data = read_cub("wsolevaluation", split="val")     # metadata/CUB/<split> and dataset/CUB/<class>/<image>
 
-Both forms give the same ground truth. CUB writes `x y width height`, where x + width is the last column of the box: so
-read, none of the 11,788 extends beyond its image. x + width is used as the inclusive end, without subtracting a pixel.
-The split `val` is CUBV2: 1,000 further images, on which wsolevaluation tunes thresholds.
+Both forms give the same ground truth. CUB writes `x y width height`. With x + width as its last column, no box of the
+11,788 extends beyond its image. So x + width is used as the inclusive end, without subtracting a pixel. The split `val`
+is CUBV2: 1,000 further images, on which wsolevaluation tunes thresholds.
 
 Reference: C. Wah et al., "The Caltech-UCSD Birds-200-2011 dataset", CNS-TR-2011-001.
 """

@@ -18,7 +18,7 @@ from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.files import regular
 
 VERSIONS = {"decoding": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 DEPTHS = "allowed are 8 bits (uint8), 16 bits (uint16), floats from 0 to 1"
 

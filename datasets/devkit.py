@@ -20,7 +20,7 @@ from eigencam.datasets.matlab import EXPECTED, read_matlab
 from eigencam.datasets.reading import Reading, hidden, integer
 
 VERSIONS = {"devkit": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 N_CLASSES = 1000
 MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt")

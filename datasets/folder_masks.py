@@ -33,7 +33,7 @@ class MaskValues:
     """Converts stored values to a mask in the form of `Truth.mask`.
 
     Attributes:
-        names: the classes that are named; `object` is not one.
+        names: the classes that are named, without `object`.
         has_object: whether `object` is named.
         as_written: the values as given, for the identity.
     """
@@ -42,7 +42,7 @@ class MaskValues:
         """Check the values.
 
         Raises:
-            ValueError: a value is not allowed or has two meanings, or none means an object.
+            ValueError: a value is not allowed or has two meanings, or no value means an object.
         """
         self.as_written = values if isinstance(values, str) else dict(values)
         self._codes: dict[int, str] = {}

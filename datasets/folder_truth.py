@@ -3,7 +3,7 @@
     labels    CSV `image,label`, or JSON `{"image": "label"}`
     boxes     CSV `image,x1,y1,x2,y2[,label]`, COCO's JSON of instances, or a folder of VOC's XML files
 
-A file names an image by its path, complete or only its last parts, with or without the suffix
+A file names an image by its path, or by the last parts of it, with or without the suffix
 (`eigencam.datasets.names.match`). Boxes are converted to 0-based inclusive pixels here.
 """
 

@@ -19,7 +19,7 @@ from eigencam.datasets.reading import FileError, Reading, decimal, integer
 from eigencam.datasets.voc_xml import checked, of_another
 
 VERSIONS = {"ilsvrc_sources": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 Source = Literal["text", "xml", "csv", "devkit"]
 Box = tuple[float, float, float, float]

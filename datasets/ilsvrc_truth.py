@@ -35,7 +35,7 @@ from eigencam.datasets.possible_boxes import possible
 from eigencam.datasets.reading import expand
 
 VERSIONS = {"ilsvrc_truth": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 _MANY = 1000  # from this number of files on, their content is cached
 

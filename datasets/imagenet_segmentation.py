@@ -144,7 +144,7 @@ class ImageNetSegmentation:
         return self._checked(file, file[self._checked(file, file[cells[i]])[0, 0]])
 
     def _checked(self, file: Any, data: Any) -> Any:
-        """An HDF5 dataset that is stored in this file, with an allowed size; not yet read."""
+        """Return an HDF5 dataset, not yet read, after checking that it is stored in this file and not too large."""
         elsewhere = [data.file.filename] if data.file.filename != file.filename else []
         elsewhere += [name for name, *_ in data.external or ()]
         if data.is_virtual:

@@ -64,7 +64,7 @@ def read_matlab(file: Reading, names: Collection[str]) -> dict[str, Any]:
 
 
 class _Elements:
-    """The elements in a part of a file, by the positions of their first byte and of the one after their last."""
+    """The elements of a file, by their position in it."""
 
     __slots__ = ("data", "numbers", "order", "tag")
 

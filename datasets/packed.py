@@ -137,7 +137,7 @@ class Packed:
 
     @cached_property
     def _one_size(self) -> tuple[int, int] | None:
-        """The size that most of a few images have, if the dataset was resized to one."""
+        """The size that most of a few images have; None if there is no such size."""
         n = len(self.ids)
         sizes = [size_of_bytes(self.store.read(i), self.store.place(i)) for i in range(0, n, max(1, n // 8))]
         first = max(set(sizes), key=sizes.count)

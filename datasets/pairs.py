@@ -223,8 +223,8 @@ def _finder(root: Path) -> Callable[[str, str], Path]:
 class ScenePairs:
     """Pairs of generated scenes; an `eigencam.datasets.base.Dataset`. No image is one of `scenes`.
 
-    In a matching pair the main objects have the same class, but other colours, pose and size, on other backgrounds, and
-    no other class occurs in both images. In a non-matching pair no class occurs in both.
+    In a matching pair the main objects have the same class, but differ in colours, pose, size and background, and no
+    other class occurs in both images. In a non-matching pair no class occurs in both.
     """
 
     version = 1

@@ -93,7 +93,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_field(schema: pa.Schema, dotted: str) -> bool:
-    """Whether a name is a column, or a field of one that is a struct."""
+    """Whether a name is that of a column, or of a field of a struct column."""
     first, *inner = dotted.split(".")
     kind = schema.field(first).type
     return not inner or (pa.types.is_struct(kind) and kind.get_field_index(inner[0]) >= 0)
@@ -105,7 +105,7 @@ def _decoded(column: Any) -> Any:
 
 
 def _part(table: pa.Table, dotted: str) -> Any:
-    """A column, or a field of a nested one, in a struct or in a list of structs."""
+    """A column, or a field of a nested column, which is a struct or a list of structs."""
     first, *inner = dotted.split(".")
     found: Any = table.column(first).combine_chunks()
     found = pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found

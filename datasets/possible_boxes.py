@@ -15,8 +15,8 @@ def possible(boxes: NDArray[np.float64], height: ArrayLike, width: ArrayLike, be
 
     Args:
         boxes: (B, 4).
-        height: of each box's image, or of all; 0 if not known, then `LONGEST_SIDE` bounds the box.
-        width: of each box's image, or of all; 0 if not known.
+        height: height of each box's image, or of all images; 0 if not known: `LONGEST_SIDE` then bounds the box.
+        width: width of each box's image, or of all images; 0 if not known.
         beyond: pixels that a box may end past the right and the lower border.
 
     Returns:

@@ -263,7 +263,7 @@ def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[
 
 
 def paths_in(folder: Path | str, suffixes: Sequence[str], depth: int = 0) -> Iterator[str]:
-    """Files by their suffix, those of each folder sorted by name; hidden files and folders are skipped.
+    """The files with certain suffixes, sorted by name in each folder; hidden files and folders are skipped.
 
     Args:
         folder: where to look; one that does not exist has no files.

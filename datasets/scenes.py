@@ -201,7 +201,7 @@ def _arrange(
 def _place(
     rng: np.random.Generator, kinds: Kinds, label: int, palette: Palette, size: tuple[int, int], share: float
 ) -> Layer:
-    """An object whose box takes about `share` of the image, more often near the border than a uniform law would."""
+    """An object whose box takes about `share` of the image, more often near the border than with a uniform position."""
     height, width = size
     pose = kinds.pose(label, rng)
     half_width, half_height, _ = kinds.extent(label)

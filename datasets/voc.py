@@ -7,8 +7,7 @@ All objects of the 20 classes are target objects (`foreground="any"`). VOC's fil
 shifted to 0-based inclusive pixels, and fractions (VOC 2012 has some) are kept.
 
 An image may have objects of several classes; its label is the class with the largest area, by the rule of
-`eigencam.datasets.main_class`. The first in alphabetical order of equal classes is taken; without any object the label
-is -1.
+`eigencam.datasets.main_class`. Ties go to the first class in alphabetical order; without any object the label is -1.
 """
 
 import hashlib

@@ -27,7 +27,7 @@ from eigencam.datasets.possible_boxes import LONGEST_SIDE
 from eigencam.datasets.reading import Reading, decimal, is_file
 
 VERSIONS = {"wsol_metadata": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 MD5 = {
     ("CUB", "test"): "3192e07cdb04e003ae396482bdf8d83e",

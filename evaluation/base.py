@@ -192,11 +192,14 @@ class BoxEvaluator(Summing, Protocol):
 class JointEvaluator(Summing, Protocol):
     """An evaluator that needs the maps for all of an image's classes at once: `joint_row` in place of `row`.
 
-    In the rows that `summary` gets, `label` is the image's own, `target` -1.
+    In the rows that `summary` gets, `label` is the image's own and `target` is -1.
     """
 
     def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
-        """Return the row of one image from a map and a truth (of that `label`) per class; without `each`, from one."""
+        """Return the row of one image from one map and one truth per class, which is the truth's `label`.
+
+        Without `target=each`, there is one map and one truth.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 VERSIONS = {"bicubic": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 _A = np.float32(-0.75)
 

@@ -62,7 +62,7 @@ def ranks_of(m: Tensor) -> Tensor:
 
 
 def _ranks_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(N, P) -> (N, P): the same, by one sort of integers: the inverted value in the upper bits, the pixel below it."""
+    """(N, P) -> (N, P): the same, by one sort of integers with the inverted value in the upper bits, then the pixel."""
     values = values + np.float32(0)  # 0 and -0 count as one value
     bits = values.view(np.uint32)
     bits[np.isnan(values)] = 0x7FC00000  # above all numbers
@@ -78,7 +78,7 @@ def _ranks_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def points_gone(ranks: Tensor, gone: Tensor) -> Tensor:
-    """The first of P points at which each pixel is removed, in as few bytes as hold P.
+    """For each pixel the first of P points at which it is removed, in the smallest type that holds P.
 
     Args:
         ranks: (N, H, W), from `ranks_of`.

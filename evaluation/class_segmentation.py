@@ -349,7 +349,7 @@ def _mean_ious(totals: Totals) -> Counts:
 
 
 def _without_map(rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """(N,): images with a class whose map is undefined; one that a baseline returns on purpose is not."""
+    """(N,): images with a class whose map is undefined; a baseline's intended constant map is defined."""
     bad = rows["nonfinite"].to_numpy(np.int64) + rows["constant"].to_numpy(np.int64)
     if "constant_by_design" in rows:
         bad = np.where(rows["constant_by_design"].to_numpy(bool), rows["nonfinite"].to_numpy(np.int64), bad)

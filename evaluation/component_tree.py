@@ -43,7 +43,7 @@ from eigencam.evaluation.smooth_component_tree import (
 )
 
 VERSIONS = {"component_tree": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 LEVELS = 255
 """Number of thresholds: v = 0 .. 254."""
@@ -281,8 +281,8 @@ def largest_by_area(nodes: Nodes, levels: Levels) -> NDArray[np.int64]:
     """(255,): at each threshold the outer node of largest area, holes filled; -1 without nodes.
 
     Among ties it is the one whose first pixel is the last in raster order: OpenCV lists the contours of the outermost
-    components in that order, and the first of the largest is taken. A component inside another's hole is smaller than
-    that other.
+    components from the last to the first, and the first of the largest is taken. A component inside another's hole is
+    smaller than that other.
 
     Args:
         nodes: (K, 10) of `outer(levels)`.
@@ -303,7 +303,7 @@ def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
                 rivals[v] += 1
                 chosen[v] = k
     exact = np.full(LEVELS, -1)
-    for k in range(len(nodes) - 1, -1, -1):  # a component follows the one that it grows into: large ones first
+    for k in range(len(nodes) - 1, -1, -1):  # here a component follows the one that it grows into: large ones first
         area = -1
         for v in range(nodes[k, LOW], nodes[k, HIGH]):
             if rivals[v] > 1 and most[k] >= max(bound[v], exact[v]):
@@ -318,7 +318,7 @@ def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
 def _bounds(nodes: Nodes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(K,) upper bounds of the filled area of each node, and (255,) lower bounds of the largest one's.
 
-    The box bounds the area from above. From below: a hole has at least 4 half units.
+    The box bounds the area from above; from below, a hole adds at least 4 half units.
     """
     most, bound = np.empty(len(nodes), np.int64), np.full(LEVELS, -1)
     for k in range(len(nodes)):

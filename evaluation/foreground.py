@@ -5,11 +5,11 @@ TN are the pixels above the mean of R or not, and of the object or not:
 
     pixel_accuracy   (TP + TN) / all, pixels summed over the set
     miou             mean over {background, object} of the IoU, pixels summed over the set
-    mean_ap          average precision of the 2 x 224 x 224 values [1 - R, R] together, where the targets are whether
-                     the pixel is background, and object; mean over images
+    mean_ap          average precision of the 2 x 224 x 224 values [1 - R, R] together, for the targets [background,
+                     object]; mean over images
     mean_f1          2 TP / (2 TP + FP + FN) of each image, 0 for 0/0; mean over images
 
-so `mean_ap` of an image is 50 % for an uninformative map, and counts the background as much as the object. A map
+So `mean_ap` of an image is 50 % for an uninformative map, and counts the background as much as the object. A map
 that is constant or not finite is 0/0 in the authors' code, which then sets R and 1 - R to zero: all is background,
 which is right at most pixels if objects are small, and the average precision is that of chance, 50 %. Here only the
 constant map that a baseline returns on purpose counts so; any other such map is wrong at every pixel, with an average

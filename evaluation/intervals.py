@@ -4,14 +4,15 @@ The method for each kind of number was chosen by simulation (`scripts/interval_c
 `results/coverage.csv`):
 
 rate            Wilson's score interval; below 20 images the exact one (Clopper and Pearson), which covers more
-pooled rate     hits among the objects, or rows, of images: the same with the effective number of objects, as Korn and
-                Graubard propose: p (1 - p) divided by the variance between images, at most the actual number, reduced
-                for few images by (z / t)^2. With no or all hits, which carry no variance: (sum n)^2 / sum n^2
+pooled rate     hits among the objects, or rows, of images: the same with Korn's and Graubard's effective number of
+                objects. It is p (1 - p) divided by the variance between images, at most the actual number, and is
+                reduced for few images by (z / t)^2. With no or all hits, there is no variance, and it is
+                (sum n)^2 / sum n^2
 paired change   of hit or miss: Tango's score interval, which needs only the images that changed either way
-everything else means, ratios of sums, means over a fixed set of classes, areas under curves: the jackknife. With
-                u_i = theta - theta(without image i) and their sum of squares the interval is the wider, at either end,
-                of Student's t and of Hall's, which removes the skewness of the estimate by a cubic transformation:
-                t is too short for skewed values, Hall's for symmetric ones with heavy tails
+everything else means, ratios of sums, means over a fixed set of classes, areas under curves: the jackknife. Its
+                u_i = theta - theta(without image i) give two intervals, Student's t and Hall's, which removes the
+                skewness of the estimate by a cubic transformation. Either end is that of the wider one: t is too short
+                for skewed values, Hall's for symmetric ones with heavy tails
 
 The last needs at least 30 images, values that differ and, for a mean over classes, each class in 3 images or more;
 otherwise there is no interval. A class whose only image is left out has no value.
@@ -133,7 +134,7 @@ def of_pooled_rate(hits: Floats, counts: Floats) -> Interval:
 
 
 def of_paired_hits(gained: int, lost: int, n: int) -> Interval:
-    """Tango's score interval of (gained - lost) / n: numbers of images that became a hit, and a miss, among n pairs.
+    """Tango's score interval of (gained - lost) / n, where `gained` of n images became a hit and `lost` a miss.
 
     >>> [round(end, 4) for end in of_paired_hits(0, 12, 44)]
     [-0.4185, -0.1635]
@@ -220,8 +221,8 @@ def few_in_class(parts: Parts, statistic: Callable[[Floats], Floats]) -> int:
 def of_mean(values: ArrayLike) -> Interval:
     """The interval of the mean of (N,) values, one per image.
 
-    Values in 0 and 1, or in -1, 0 and 1, are hits, and changes between hit and miss. If all values are equal, their
-    kind is unknown, and there is no interval.
+    Values of 0 and 1 are misses and hits; values of -1, 0 and 1 are changes between hit and miss. If all values are
+    equal, their kind is unknown, and there is no interval.
     """
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]

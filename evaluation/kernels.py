@@ -82,7 +82,7 @@ def _bucketed(flat: Floats, peak: np.float32) -> tuple[NDArray[np.uint16], Doubl
 
 @njit(cache=True, nogil=True)
 def _lowest(values: Floats, mass: float, target: float, unsure: float) -> np.float32:
-    """The one of ascending values at which `mass` plus the sum from the top reaches the target; NaN if uncertain."""
+    """The value down to which ascending values, summed from the top onto `mass`, reach the target; NaN if uncertain."""
     i = len(values)
     while i > 0 and mass <= target - unsure:
         value, before = values[i - 1], mass
@@ -98,8 +98,8 @@ def _lowest(values: Floats, mass: float, target: float, unsure: float) -> np.flo
 def lowest_of_shares(full: Floats, peak: np.float32, shares: Doubles) -> Floats:
     """(T,): the lowest of the highest values that together hold each share of the sum of positive values.
 
-    Summed by buckets of values; only buckets in which a share ends are sorted. NaN where summing in another order, one
-    value after the other, might decide differently.
+    The values are summed in buckets, and only buckets in which a share ends are sorted. The result is NaN where summing
+    one value after the other might decide differently.
     """
     flat = full.ravel()
     buckets, above = _bucketed(flat, peak)
@@ -156,7 +156,7 @@ def above_inside(
 
 @njit(cache=True, nogil=True)
 def levels_by_kind(full: Floats, mask: Bytes, kinds: Bytes, cut: np.float32, peak: np.float32) -> NDArray[np.int32]:
-    """(2, 4, 256) pixels by whether above the cut, kind of truth and 255ths of the peak; all 0 unless the peak is > 0.
+    """(2, 4, 256) pixels by whether above the cut, kind of truth, and level: 255ths of the peak, or 0 if it is <= 0.
 
     Args:
         full: (H, W) values.

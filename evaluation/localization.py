@@ -137,7 +137,7 @@ class Localization:
             return sums.rate(name, part, threshold=threshold, better="lower", about=about)
 
         def unranked(whose: str) -> int:
-            # Without logits the label is not among the predicted classes, if others can be compared.
+            # Without valid logits the label counts as wrong if other images can be ranked, else as not comparable.
             lost = 0 if sums.total(f"ranked_{whose}")[0] else sums.total(f"unanswered_{whose}")[0]
             return int(sums.total(f"unranked_{whose}")[0] + lost)
 

@@ -31,7 +31,7 @@ from eigencam.datasets.boxes import NO_BOX
 from eigencam.evaluation.states import State, count
 
 VERSIONS = {"score_map": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 Rule = Literal["max", "range", "mean", "energy"]
 ComponentRule = Literal["largest", "all"]

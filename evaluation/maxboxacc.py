@@ -5,7 +5,8 @@ threshold v = 0 .. 254 the pixels above it have contours, and each contour a box
 
     max_box_acc       max over v of the share of images where the box of the largest contour has an overlap of at
                       least delta = 0.5 with any box of the target object
-    max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
+    max_box_acc_v2    the same where the box of any contour counts; the mean over delta = 0.3, 0.5, 0.7, each at its own
+                      best threshold
 
 The class is given. The threshold is chosen on the evaluated images themselves (an oracle). With `tune` it is chosen on
 a part of the images, and the metric covers the rest; with `pseudo` it is chosen with other boxes than the truth's. It

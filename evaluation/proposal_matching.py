@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSIONS = {"matching": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 Floats = NDArray[np.float64]
 

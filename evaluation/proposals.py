@@ -30,8 +30,8 @@ its recall can be lower, if a proposal takes an object that a later one fits bet
 
 Objects flagged `difficult` are removed before the matching by default: they are neither found nor missed, and a
 proposal on one is an ordinary proposal that matches nothing but counts among the k. (COCO's ignored objects
-give the same recall, since a proposal prefers an object that counts.) In an image without proposals all objects are
-missed, and also in one whose map is constant or not finite, whatever is proposed.
+give the same recall, since a proposal prefers an object that counts.) All objects are missed in an image without
+proposals, and in one whose map is constant or not finite.
 
 Presets: `proposals_hosang`, the protocol of detection-proposals on VOC 2007 test (budgets 1 to 10,000 in half decades,
 difficult objects included: 14,976 objects in 4,952 images, duplicate boxes once), and `proposals_stl`, mean recall over
@@ -326,7 +326,7 @@ def positive_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
 def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
     """Greedy non-maximum suppression of `boxes` (P, 4 or more columns), best first.
 
-    A box is dropped if it overlaps a better one that is kept by more than `overlap`; at most `limit` boxes are kept.
+    A box is dropped if its IoU with a better box that is kept exceeds `overlap`; at most `limit` boxes are kept.
     """
     kept: list[int] = []
     alive = np.ones(len(boxes), bool)

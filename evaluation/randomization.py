@@ -13,7 +13,7 @@ similar depends on the image more than on the network: lower is better. A method
 changed ones keeps its map; for a class-agnostic map this is by construction, not a fault.
 
 An image in which one of the maps is constant or not finite has no similarity there, and is left out of that
-stage's mean; `_mean` is, for each image, over the stages in which it is included. n says how many count, and a method
+stage's mean; `_mean` averages, for each image, the stages in which it is included. n says how many count, and a method
 that misses images that others have is not marked as best. The maps are for the classes that the run requests, whatever
 a randomised network predicts; if the predicted class is requested and there is no prediction, there is no map.
 """

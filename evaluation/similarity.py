@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 VERSIONS = {"similarity": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 Floats = NDArray[np.float64]
 WINDOW = 7

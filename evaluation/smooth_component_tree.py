@@ -26,7 +26,7 @@ of holes; first pixel in raster order, y * width + x."""
 Nodes = NDArray[np.int32]
 
 RING = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-"""The neighbours of a pixel (y, x): bit i of a code is neighbour i's."""
+"""The neighbours of a pixel (y, x): bit i of a code stands for neighbour i."""
 
 _SQUARES = ((0, 1, 3), (2, 1, 4), (5, 3, 6), (7, 4, 6))  # the diagonal neighbour first
 
@@ -71,7 +71,7 @@ class Branches(NamedTuple):
     Attributes:
         of: (S,) branch of each segment at the level of its peak, or one further up the tree.
         low: (B,) a branch exists at levels above this one; -1 for a branch that meets no other.
-        high: (B,) and up to this one.
+        high: (B,) the highest level at which it exists.
         parent: (B,) the branch that it merges into at the level `low`; larger than its own number; -1: none.
     """
 
@@ -110,7 +110,7 @@ def _branches(segments: Segments, a: Ints, b: Ints, up_to: Levels) -> Branches:
     """Join segments in the order of descending levels."""
     n = len(segments.start)
     root, branch_of = np.arange(n, dtype=np.int32), np.arange(n)  # the branch of a root's component
-    same_as = np.arange(2 * n, dtype=np.int32)  # branches that meet at the level at which one of them appears are one
+    same_as = np.arange(2 * n, dtype=np.int32)  # branches that meet at a level where one of them appears are one
     low, high, parent = np.full(2 * n, -1), np.empty(2 * n, np.int64), np.full(2 * n, -1)
     for s in range(n):
         high[s] = segments.level[segments.peak[s]]
@@ -306,7 +306,7 @@ def nodes_if_smooth(levels: Levels, most: int, *, holes: bool = False, areas: bo
     Args:
         levels: the image.
         most: maximum number of segments.
-        holes: 4-connected components, as long as they do not touch the frame.
+        holes: whether to return the 4-connected components that do not touch the frame instead.
         areas: whether to set the columns AREA and HOLES, which are otherwise undefined.
 
     Returns:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eigencam.evaluation.sums import Sums
 
 SUMMARY_VERSIONS = {"states": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 State = Literal["ok", "constant", "nonfinite"]
 DEGENERATE: tuple[State, ...] = ("constant", "nonfinite")

@@ -4,7 +4,7 @@ All intervals are 95 %, two-sided and over images; `eigencam.evaluation.interval
 metric without an interval states the reason.
 
 With `target=each` an image has several rows, which share its object sizes, lighting and clutter: they count
-as one (`over_images`). Beyond 10,000 images, sums are not kept per image but for 1,000 groups of images, by
+as one (`by_image`). Beyond 10,000 images, sums are not kept per image but for 1,000 groups of images, by
 a hash of their ids: the interval is then over the groups, whether the rows are in memory or read in blocks.
 """
 
@@ -23,7 +23,7 @@ from eigencam.evaluation.base import About, Metric, Sample
 from eigencam.evaluation.intervals import Floats, Interval, MeanRatio, Parts, bounds_of
 
 SUMMARY_VERSIONS = {"statistics": 3}
-"""Raised when a change here or in `intervals` moves a number; see `eigencam.store.versions`."""
+"""The version is raised when a change here or in `intervals` moves a number; see `eigencam.store.versions`."""
 
 MOST_IMAGES = 10_000
 """Number of images up to which intervals are over images; above it they are over groups of images."""

@@ -1,10 +1,10 @@
 """Sums of a result's rows: the same for all rows at once and for blocks of them, as they are read.
 
-An evaluator returns each row's contribution (`parts`), and computes its metrics from the sums (`metrics`): `Streaming`.
+A `Streaming` evaluator returns each row's contribution (`parts`), and computes its metrics from the sums (`metrics`).
 Rows can then be summed in blocks of the dataset's order, whose size is fixed, so that a result's numbers do not depend
 on how it was read; counts are integers. Only the sums of each image are kept, for intervals over images; above
-10,000 images, those of 1,000 groups of images, by a hash of their ids. An evaluator that reads its metrics at a
-threshold chosen from all rows is `Choosing`: the rows are then read twice.
+10,000 images, those of 1,000 groups of images, by a hash of their ids. A `Choosing` evaluator reads its metrics at a
+threshold chosen from all rows, so the rows are read twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,7 +42,7 @@ class Streaming(Summing, Reading, Protocol):
 
 
 class Choosing(Summing, Protocol):
-    """An evaluator whose way of reading rows is chosen from all rows."""
+    """An evaluator whose threshold is chosen from all rows."""
 
     def totals(self, rows: pd.DataFrame) -> Totals:
         """Return the contribution of a block's rows to the sums that the choice is based on."""
@@ -85,7 +85,7 @@ def settled(evaluator: Streaming | Choosing, blocks: Iterable[pd.DataFrame]) -> 
 
 @dataclass(slots=True)
 class _Sum:
-    """One named sum: per unit, the number of rows that count, and the range of single values."""
+    """One named sum per unit, with the number of rows that count and the range of single values."""
 
     units: Any
     present: NDArray[np.int64]

@@ -33,7 +33,7 @@ _OPTION = re.compile(rf"model/({'|'.join(LIBRARIES)})/([\w.-]+?)(?:\.yaml)?")
 
 
 class LibraryNetworks(ConfigSource):
-    """Options `model/LIBRARY/NAME` for any name; whether the network exists is found when it is built."""
+    """Options `model/LIBRARY/NAME` for any name; whether the network exists turns out when it is built."""
 
     @staticmethod
     def scheme() -> str:

@@ -114,7 +114,7 @@ def node(name: str) -> Nodes:
         raise ValueError(f"method {name}: no option, dotted name, .py, .yaml, .json or .txt file, or folder of maps")
     try:
         target = find(name)
-    except Exception as error:  # an import may raise anything; it is the user's message
+    except Exception as error:  # an import may raise anything; the user sees its message
         raise ValueError(f"method {name}: {' '.join(str(error).split())}") from None
     short = name.rsplit(".", 1)[-1]
     return {short: {"_target_": name, **({} if inspect.isclass(target) else {"_partial_": True})}}
@@ -130,7 +130,7 @@ def _in_file(file: Path, inner: str) -> str:
     sys.path.insert(0, str(file.parent))
     try:
         module = importlib.import_module(file.stem)
-    except Exception as error:  # an import may raise anything; it is the user's message
+    except Exception as error:  # an import may raise anything; the user sees its message
         raise ValueError(f"method {file}: {' '.join(str(error).split())}") from None
     if Path(getattr(module, "__file__", None) or "").resolve() != file:
         raise ValueError(f"method {file}: another module is called {file.stem}; give the file another name")

@@ -44,7 +44,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def of_fit(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the name of what is fitted replaced by `fit.`.
+    """Return the arguments, with the prefix `NAME.` replaced by `fit.` if `fit=NAME` is among them.
 
     >>> of_fit(["-m", "fit=wsol", "wsol.method=has,adl", "model=vgg16"])
     ['-m', 'fit=wsol', 'fit.method=has,adl', 'model=vgg16']

@@ -34,7 +34,7 @@ def right_of(blocks: Iterable[pd.DataFrame]) -> tuple[int, int]:
     """Number of correctly classified images, and of images with a label and a prediction.
 
     Args:
-        blocks: rows in which those of one image follow each other.
+        blocks: rows in which those of one image are consecutive.
     """
     right = n = 0
     last = None

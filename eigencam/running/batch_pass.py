@@ -29,7 +29,7 @@ def scored_batch(
     progress: Callable[[str, int], None],
     say: Callable[[str], None],
 ) -> Iterator[Callable[[], ScoredBatch]]:
-    """A function that returns the maps of one batch. If memory runs out, the batch is halved from then on."""
+    """Yield functions that return the maps of one batch: one function, or one for each part if memory ran out."""
     done, fits = 0, True
     while done < len(batch.index):
         part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)

@@ -95,7 +95,7 @@ class Foreign:
         return name, kept
 
     def _allowed(self, word: str) -> bool:
-        """Whether to use an override; those that this command line sets are dropped. ForeignError if it is refused."""
+        """Whether to use an override, unless this command line sets its key. Raises ForeignError if it is refused."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 

@@ -1,4 +1,4 @@
-"""What `launcher=slurm` and `launcher=local` need besides submitit: states without accounting, and few files."""
+"""What `launcher=slurm` and `launcher=local` need besides submitit: jobs' states without `sacct`, and few files."""
 
 import subprocess
 from pathlib import Path

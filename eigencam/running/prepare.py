@@ -286,7 +286,7 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probe_faults(job: Job) -> Iterator[str]:
-    """Faults that a forward pass of a black image shows: layers that are no maps, outputs that are not the classes."""
+    """Faults that a forward pass of a black image shows: layers without maps, outputs that are not the classes."""
     layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
     image = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
     try:

@@ -38,7 +38,7 @@ def pairs_of(job: Job, batch: Batch) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class ScoredBatch:
-    """Everything that the rows of one batch are computed from; all but `batch` of length M, the number of rows.
+    """Everything that the rows of one batch are computed from; all but `batch` has length M, the number of rows.
 
     Attributes:
         batch: its pixels are no longer needed.

@@ -138,7 +138,7 @@ def checked(composed: DictConfig, faults: list[str]) -> RunConfig:
 
 
 def _chosen(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """The nodes without an experiment's settings for options that were not chosen: those have no `_target_`."""
+    """The nodes of the chosen options; an experiment's settings for other options (no `_target_`) are dropped."""
     options = files("eigencam.configs") / group
     left = {name for name, node in nodes.items() if "_target_" not in node and (options / f"{name}.yaml").is_file()}
     return {name: node for name, node in nodes.items() if name not in left}

@@ -26,7 +26,7 @@ class Work:
         size: number of images per batch; halved if memory runs out, as is `chunk`.
         images: number of images scored, in `seconds`.
         failed: the reason by result, for results left out because their method or evaluator raised.
-        launched: functions that return the maps of batches in flight on the device, with their results.
+        launched: functions that return the maps of batches in flight on the device, with the keys of their results.
         waiting: for the latest batches: number of images, rows in progress, and the images that each result lacks.
     """
 

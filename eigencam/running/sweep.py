@@ -23,7 +23,7 @@ def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, D
     """Yield every job of `eigencam run OVERRIDES`, including a sweep that the experiment declares.
 
     Args:
-        overrides: as on the command line; those of the keys in `PLACES` are ignored, since they change no result.
+        overrides: as on the command line; the keys in `PLACES` are ignored, since they change no result.
         config: name of the primary config.
 
     Yields:

@@ -47,7 +47,7 @@ def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
         return
     try:
         found = find(target)
-    except Exception as error:  # an import may raise anything; it is the user's message
+    except Exception as error:  # an import may raise anything; the user sees its message
         yield f"{where}: _target_={target}: {' '.join(str(error).split())}"
         return
     parameters = inspect.signature(found).parameters

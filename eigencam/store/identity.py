@@ -65,7 +65,7 @@ def describe(
         node: a node with `_target_`.
         computes: whether the target's own code computes numbers, so that the version of its library counts. A
             network's constructor does not, since the weights have a checksum.
-        content: checksums of files by the parameter that names them; they replace the names.
+        content: checksums of files, by the parameter that names the file; they replace the names.
     """
     target = find(node["_target_"])
     given = {key: value for key, value in node.items() if key not in RESERVED} | dict(content or {})
@@ -73,7 +73,7 @@ def describe(
 
 
 def describe_dataset(node: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
-    """Return what changes a number of a dataset: its name, the code that reads it, and its own identity."""
+    """Return what changes numbers on a dataset: its name, the code that reads it, and its own identity."""
     reader = _code(find(node["_target_"]), node["_target_"], computes=True)
     return {"name": dataset.name, "reader": reader, **dataset.identity()}
 

@@ -25,7 +25,7 @@ from eigencam.store.schema import IDENTITY, PARTS, ROWS, read_identity
 
 @dataclass(slots=True)
 class Known:
-    """Digests of images by 64 bits of their ids, and the results that they come from.
+    """Digests of images by 64-bit hashes of their ids, and the results that they come from.
 
     Attributes:
         folders: folders of the results read, in order.

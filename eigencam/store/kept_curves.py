@@ -2,9 +2,9 @@
 
     curves.json     checksums of the identity and of the rows, versions of the summary, curves
 
-The file is made from the rows whenever these are summed up, and is never needed: it counts only if its seal is intact
-and it names the identity, the rows and the summary versions of the result that it is in. Otherwise the curves come
-from the rows.
+The file is made from the rows whenever they are summarised, and is optional: it counts only if its seal is intact and
+it names the identity, the rows and the summary versions of the result that it is in. Otherwise the curves come from the
+rows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -87,10 +87,10 @@ class _Source:
         return self.stored.summary
 
     def sieved(self, part: int, parts: int) -> pd.DataFrame:
-        """The rows of one of `parts` parts of the images."""
+        """The rows of the images in part `part` of `parts`."""
         found = []
         for path in self.files:
-            with suppress(FileNotFoundError):  # merged by its shard since it was listed
+            with suppress(FileNotFoundError):  # its shard has merged it into another part
                 for batch in read_batches(path):
                     chosen = hashes(batch.column("image").to_pylist()) % parts == part
                     found.append(pa.Table.from_batches([batch]).filter(pa.array(chosen)))
@@ -191,7 +191,7 @@ def _read(folder: Path, faults: list[str], trust: Trust) -> _Source | None:
 def _rows_of(files: Iterable[Path]) -> int:
     count = 0
     for path in files:
-        with suppress(FileNotFoundError):  # merged by its shard since it was listed
+        with suppress(FileNotFoundError):  # its shard has merged it into another part
             count += pq.read_metadata(path).num_rows
     return count
 
@@ -308,7 +308,7 @@ def _copy_parts(sources: Sequence[_Source], target: Path) -> None:
         for path in source.files:
             if (checksum_of_part := path.stem.rsplit("-", 1)[-1]) not in known:
                 known.add(checksum_of_part)
-                with suppress(FileNotFoundError):  # merged by its shard since it was listed
+                with suppress(FileNotFoundError):  # its shard has merged it into another part
                     _copy(path, parts.folder / f"merged{k:04d}-{checksum_of_part}.parquet")
 
 

@@ -131,7 +131,7 @@ class Windows:
 
 
 def places(path: Path, batch: pa.RecordBatch, images: int) -> NDArray[np.int64]:
-    """Return the positions of a batch's images, 0 to `images` - 1. MisplacedError if the rows do not say them."""
+    """Return the positions of a batch's images, 0 to `images` - 1. Raises MisplacedError if one is missing or wrong."""
     if POSITION not in batch.schema.names or batch.column(POSITION).null_count:
         raise MisplacedError(path)
     place = batch.column(POSITION).to_numpy(zero_copy_only=False)

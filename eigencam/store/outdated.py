@@ -21,7 +21,7 @@ def _raised() -> dict[str, dict[str, Any]]:
 
 
 def outdated(identity: Mapping[str, Any]) -> list[str]:
-    """Return a line for each part of a result whose version differs from this program's; skip parts without a name.
+    """Return a line for each named part of a result whose version differs from this program's.
 
     >>> outdated({"method": {"name": "GradCAM", "version": 7}})
     ['GradCAM is of version 7, here it is 1']

@@ -1,7 +1,7 @@
 """Rows of finished batches on disk, while a run is in progress.
 
-A part is a Parquet file whose name ends with the checksum of its bytes and which names its result. A torn, damaged or
-foreign part is thus recognised and set aside, and its rows are computed again. Parts are not synced to the disk.
+A part is a Parquet file whose name ends with the checksum of its bytes and which names its result. A truncated, damaged
+or foreign part is thus recognised and set aside, and its rows are computed again. Parts are not synced to the disk.
 
     parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
     parts/bad-8277e0910d750195b448797616e091ad.json           images that were left out
@@ -68,7 +68,7 @@ class Parts:
                 old.unlink(missing_ok=True)
 
     def replace(self, parts: Iterable[Path], table: pa.Table) -> None:
-        """Replace some parts by one with these rows, which were read from them; by none if there are no rows."""
+        """Replace some parts by one with these rows, which were read from them; without rows, remove the parts."""
         for old in set(parts) - ({self._write(table)} if len(table) else set[Path]()):
             old.unlink(missing_ok=True)
 

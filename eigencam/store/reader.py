@@ -115,7 +115,7 @@ class Stored:
         return canonical([self.names[2:], unversioned(self.identity)])
 
     def rows(self) -> pd.DataFrame:
-        """Return the rows of a complete result, in the dataset's order. DamagedError if they fail their checksum."""
+        """Return a complete result's rows in the dataset's order. Raises DamagedError if they fail their checksum."""
         return self.row_file().frame()
 
     def row_file(self) -> RowFile:
@@ -129,7 +129,7 @@ class Stored:
         return RowFile(path, summary.n)
 
     def curves(self) -> list[Curve] | None:
-        """Return the curves kept beside its rows; None if there are none. DamagedError if they fail their seal."""
+        """Return the curves kept beside its rows, or None. Raises DamagedError if they fail their seal."""
         return kept_curves(self.folder, self.summary) if self.summary else None
 
     def evaluator(self, trust: Trust = PACKAGED) -> Any:

@@ -308,7 +308,7 @@ class _Content:
         return float(value) if kind is float else value
 
     def time(self, key: str) -> str:
-        """Return a time with its time zone in ISO form, `2026-03-01T12:00:00Z`; DamagedError for another text."""
+        """Return a time with its zone in ISO form, `2026-03-01T12:00:00Z`. Raises DamagedError for other text."""
         text = self.get(key, str)
         try:
             zone = datetime.fromisoformat(text).tzinfo

@@ -9,7 +9,7 @@ S = TypeVar("S", bound=Sequence[Any])
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `k` of `of` of a run's batches, counted from 1.
+    """One of `of` parts of a run's batches; `k` is its number, from 1.
 
     >>> Shard.parse("3/16").pick(range(32))
     range(4, 6)

@@ -169,7 +169,7 @@ def packaged_target(group: str, name: str) -> str:
 
 @functools.cache
 def _ours(group: str) -> dict[str, str]:
-    """Dotted name by name of our classes and functions in a group's packaged configs."""
+    """The dotted names of our classes and functions in a group's packaged configs, by name."""
     found = {target for text in _yaml_of(files("eigencam.configs") / group) for target in _TARGET.findall(text)}
     return {target.rsplit(".", 1)[-1]: target for target in found if target.startswith("eigencam.")}
 

@@ -10,8 +10,8 @@ name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, or 
 depend on it. Which of these parts a class uses is not declared by hand. It follows from the compiled code of the class
 and of all our functions and classes that it refers to, and from the types of their arguments.
 
-`tests/golden.json` holds numbers by name and version. A test fails if a number or a default changes while the version
-does not; then `scripts/golden.py`, which writes the file, refuses to do so.
+`tests/golden.json` holds numbers by name and version. If a number or a default changes while the version does not, a
+test fails, and `scripts/golden.py` refuses to write the file.
 """
 
 import functools
