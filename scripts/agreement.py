@@ -69,10 +69,10 @@ def main() -> None:
     parser.add_argument(
         "--models",
         required=True,
-        help="names of the model group, with commas between; a name may have overrides, after spaces",
+        help="options of `model`, separated by commas; a name may be followed by overrides, separated by spaces",
     )
-    parser.add_argument("--images", type=int, default=2, help="of each network, spread over the dataset")
-    parser.add_argument("--methods", default="", help="only these, with commas between")
+    parser.add_argument("--images", type=int, default=2, help="number of images per network, spread over the dataset")
+    parser.add_argument("--methods", default="", help="only these, separated by commas")
     parser.add_argument("--out", type=Path, help="CSV; without it the table is printed only")
     args, overrides = parser.parse_known_args()
     wanted = [name for name in args.methods.split(",") if name]

@@ -5,7 +5,7 @@
 Each row is the interval that a table prints for one metric, or the output of `eigencam compare`, for a given number of
 images. Times are CPU times of one thread, with their range. Both sides alternate on the same numbers; the relevant
 number is the ratio of the medians. scipy's 9,999 resamples are drawn in batches of 100, which bounds its memory. If
-images x resamples exceeds `--most`, it gets fewer resamples, and its time is scaled up by the quotient
+images x resamples exceeds `--most`, scipy gets fewer resamples, and its time is scaled up by the quotient
 (`scipy_resamples`). The last columns have the results: the ends of the interval, the p-value, or both.
 """
 

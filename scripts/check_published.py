@@ -23,7 +23,7 @@ from eigencam.reporting.published import numbers
 ADDED = "differences to CAM added up"
 """Part of the text of a source that prints CAM's numbers and the other methods' differences to them."""
 ABSOLUTE = ("cam", "center_gaussian")
-"""The methods that it prints without a difference."""
+"""The methods that this source prints without a difference."""
 
 
 class Look(NamedTuple):

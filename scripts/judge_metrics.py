@@ -11,13 +11,13 @@ Settings with a known correct map, from exact to approximate (docs/protocols.md,
     objects   the object's visible pixels, on scenes, two networks: the object's location, not the network's evidence
 
 Some methods occur a second time with their maps mirrored left to right: as sparse and as stable, but wrong. The truth
-of a method, on the same images, is the fraction of its map's positive mass inside (`mass_inside`). For each metric the
-table has Kendall's tau-b between the methods' values and the truth, averaged over the networks, with a 95 % interval
-(bootstrap over images, the same resamples for truth and metric). Two values tie within a thousandth of the methods'
-range. Stability is tau between a metric's own rankings: with other seeds, with other fillings of removed pixels (mean
-over planted and scenes), and on halves of the images. The cost is the number of images that pass through the network:
-for each map, and once for all methods. `mirror` is how often a map is preferred to its mirror image. FOLDER keeps the
-runs; the same command resumes them.
+of a method, on the same images, is the fraction of its map's positive mass in the correct region
+(`mass_inside`). For each metric the table has Kendall's tau-b between the methods' values and the truth, averaged over
+the networks, with a 95 % interval (bootstrap over images, the same resamples for truth and metric). Two values tie
+within a thousandth of the methods' range. Stability is tau between a metric's own rankings: with other seeds, with
+other fillings of removed pixels (mean over planted and scenes), and on halves of the images. The cost is the number of
+images that pass through the network: for each map, and once for all methods. `mirror` is how often a map is preferred
+to its mirror image. FOLDER keeps the runs; the same command resumes them.
 """
 
 import argparse

@@ -51,7 +51,7 @@ def faults(args: argparse.Namespace) -> list[str]:
 
 
 def busy_cores(seconds: float = SECONDS) -> float:
-    """Number of busy cores while this process waits; the system's load if it does not count them."""
+    """Number of busy cores while this process waits; without `/proc/stat`, the system's load."""
     stat = Path("/proc/stat")
     if not stat.is_file():
         return os.getloadavg()[0]

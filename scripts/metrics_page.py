@@ -56,8 +56,8 @@ pixels, and between halves of the images.
 
 ## The truth itself
 
-The fraction of the map's positive mass inside, in percent, for the ranked methods ([protocols.md](protocols.md), Known
-evidence). On 2 x 2 cells a uniform map has 25.
+The fraction of the map's positive mass in the correct region, in percent, for the ranked methods
+([protocols.md](protocols.md), Known evidence). On 2 x 2 cells a uniform map has 25.
 
 """
 
@@ -98,16 +98,16 @@ def page(file: Path) -> str:
 def _advice(judged: Sequence[Mapping[str, str]]) -> str:
     """Which of the metrics without boxes to trust."""
     kinds = {
-        "To believe": lambda said: said == "follows the truth",
-        "In part": lambda said: "follows" in said and " of " in said,
-        "Against it somewhere": lambda said: "against" in said,
-        "Blind": lambda said: "blind" in said,
+        "Following the truth": lambda said: said == "follows the truth",
+        "Following it in part": lambda said: "follows" in said and " of " in said,
+        "Contradicting it somewhere": lambda said: "against" in said,
+        "Blind to location": lambda said: "blind" in said,
     }
     words = []
     for kind, fits in kinds.items():
         names = [f"`{r['metric']}` {r['tau']}" for r in judged if "boxes" not in r["needs"] and fits(r["verdict"])]
         words.append(f"{kind}: {', '.join(names) or 'none'}.")
-    return "Without boxes, with the mean τ. " + " ".join(words)
+    return "Metrics that use no boxes, with the mean τ. " + " ".join(words)
 
 
 def verdict(taus: Mapping[str, tuple[float, float, float]], mirror: float) -> str:

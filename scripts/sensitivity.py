@@ -3,9 +3,9 @@
     python scripts/sensitivity.py [--unreached] [--small] [MODULE ...]
 
 Each numeric literal and default in the modules of methods, evaluators, attacks and shared parts is changed separately:
-floats by 5 % (0.0 to 0.05), integers from 10 on by 5 % up and down, at least by 1. Five percent of a smaller integer
-are no integer: most of these are axes, positions and powers. Defaults are compared with the recorded ones, small ones
-as well. A change is caught if a golden number changes, a default differs, or the code fails. A change that is not
+floats by 5 % (0.0 to 0.05), integers from 10 on by 5 % up and down, at least by 1. Smaller integers, most of which are
+axes, positions and powers, stay as they are. Defaults, small ones as well, are compared with the recorded ones. A
+change is caught if a golden number changes, a default differs, or the code fails. A change that is not
 caught must be listed in tests/golden_exempt.txt with a reason; otherwise the exit status is 1. It is also 1 if that
 file lists a literal that does not exist or is caught.
 
@@ -14,7 +14,7 @@ cache sizes, and versions themselves.
 
 `--small` also changes smaller integers by 1, up and down, and counts how many of these changes are caught; it asks for
 no exemption. `--unreached` tries nothing: it reports the literals in statements that no golden case executes, which no
-golden number can therefore catch. It costs the tracing alone, some two minutes of processor time for all modules.
+golden number can therefore catch. It takes only the tracing, some two minutes of CPU time for all modules.
 
 Modules are given by the ends of their names (`scorecam`); the smallest come first. Functions are changed in place
 in forked copies of one process. Only those golden cases are computed that execute the changed statement: all cases of
@@ -215,8 +215,8 @@ class State:
     """What an earlier, interrupted call found, kept in a file.
 
     Attributes:
-        ran: what each golden case executes, of the code as it is.
-        tried: what caught each change of a module's source by some cases.
+        ran: what each golden case executes of the unchanged code.
+        tried: what caught each change, by the change, a module's source and the cases.
     """
 
     def __init__(self, path: Path, modules: Iterable[str]) -> None:

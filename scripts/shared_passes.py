@@ -6,8 +6,8 @@ Methods of one pass share what they have in common: the forward pass, the backwa
 of a transformer. The bound is 1.2 times the most expensive method alone plus one bare forward pass.
 
 `operations` are multiplications and additions of matrix products and convolutions (`torch.utils.flop_counter`): the
-same in every run. `cpu` is the process's CPU time, median of the repeats, each set once per repeat in turn. Both are
-multiples of a bare forward pass of the same images.
+same in every run. `cpu` is the process's CPU time, median of the repeats, in each of which all sets are measured in
+turn. Both are multiples of a bare forward pass of the same images.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def cpu_seconds(call: Call) -> float:
 
 
 def lines(name: str, count: int, repeats: int) -> list[list[str]]:
-    """The rows of a network, and the bound and the distance from it as the last two."""
+    """The rows of a network, and as the last two the bound and the ratio to it."""
     network, methods = built(name)
     measured = calls(network, methods, count)
     for call in measured.values():

@@ -7,9 +7,9 @@
 It covers every classification network of torchvision, and the smallest ones of each of timm's families. Weights are
 random, and inputs have 160 or 224 pixels if the network's own are larger and it accepts these. For each network the
 table has the default layer, its reading and the map's size, or why none is chosen; the verdict of a second stimulus,
-with other noise than the one that chose; and which methods report that they can run. For the first 48 networks of at
-most six million parameters it also has which of these methods gave no finite map of an image. If random weights let no
-stimulus through, it is tried again with calibrated normalisations (`calibrated`).
+with other noise than the one that chose the layer; and which methods report that they can run. For the first 48
+networks of at most six million parameters it also has which of these methods gave no finite map of an image. If random
+weights let no stimulus through, the check is repeated with calibrated normalisations (`calibrated`).
 
 The table's header names the code's commit. A table that another commit began is not continued.
 """
@@ -116,7 +116,7 @@ def main() -> int:
 
 
 def apart(library: Library, family: str, name: str, *, try_methods: bool) -> dict[str, str]:
-    """The row of one network, made in a process of its own, which gives its memory back."""
+    """The row of one network, made in a process of its own, so that its memory is freed."""
     row = {"library": library, "family": family, "network": name}
     receive, send = get_context("fork").Pipe(duplex=False)
     process = get_context("fork").Process(target=fill, args=(row, try_methods, send))
@@ -344,7 +344,7 @@ def limited(seconds: int) -> Iterator[None]:
         raise OutOfTimeError(f"not done after {seconds} s")
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 1)  # again, if it was raised where Python ignores it
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)  # repeated, in case Python ignores the first exception
     try:
         yield
     finally:

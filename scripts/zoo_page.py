@@ -55,8 +55,8 @@ def verdict(row: Mapping[str, str]) -> str:
 
 
 VERDICTS = ("follows", "undecided", "wrong", "refused", "failed")
-"""The second stimulus moves in the default layer's reading; it says nothing; it moves in another reading; no layer is
-chosen, and the message says why; the network or its library raised an error, or took too long."""
+"""In this order: the response follows the second stimulus in the default layer's reading; undecided; it follows in
+another reading; no layer is chosen, and the message says why; an error was raised, or the time was exceeded."""
 
 
 PREPROCESSINGS = Path(__file__).parents[1] / "results" / "preprocessings.csv"

@@ -1,4 +1,4 @@
-"""Chromium without a screen, driven by its DevTools protocol over two pipes: no driver, no network, no package."""
+"""Headless Chromium, driven by its DevTools protocol over two pipes: no driver, no network, no package."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Golden numbers of what the evaluators' fixed maps and truths do not reach in evaluators and shared parts."""
+"""Golden numbers of code in evaluators and shared parts that the fixed maps and truths do not reach."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""CNN-Fixations by the rules in its docstring, over `graph_walk`, one image at a time: points are ones in a tensor."""
+"""CNN-Fixations by the rules in its docstring, over `graph_walk`, image by image; points are ones in a 0/1 tensor."""
 
 import numpy as np
 import torch

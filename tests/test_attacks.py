@@ -1,4 +1,4 @@
-"""Attacks against closed forms on affine networks, and DeepFool against its authors' loop, image by image."""
+"""Attacks compared with closed forms on affine networks, and DeepFool with its authors' loop, image by image."""
 
 from collections.abc import Callable
 

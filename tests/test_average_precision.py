@@ -1,4 +1,4 @@
-"""Average precision against scikit-learn's precision-recall curve, and at its edges."""
+"""Average precision compared with scikit-learn's precision-recall curve, and edge cases."""
 
 import math
 

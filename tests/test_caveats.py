@@ -1,4 +1,4 @@
-"""Caveats of methods: readings of abstracts say so in their name and below every table."""
+"""Caveats of methods: those known only from an abstract say so in their name and below every table."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Results split by prediction, and the share of images a method wins, against the rows by hand."""
+"""Results split by prediction, and the share of images a method wins, compared with the rows by hand."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""D-RISE on detectors; gScoreCAM; maps for the similarity to embeddings that files hold."""
+"""D-RISE on detectors; gScoreCAM; maps for the similarity to embeddings read from files."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Truth as other programs write it, one step beside what is read: each is refused by name, or read as it is meant."""
+"""Truth as other programs write it, close to the accepted forms: read as it is meant, or refused by name."""
 
 import json
 from collections.abc import Callable

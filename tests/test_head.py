@@ -1,4 +1,4 @@
-"""Fitted classifiers: the layer they replace, the network a file fits, and the images that a run has fitted on."""
+"""Fitted classifiers: the layer they replace, the network a file fits, and evaluation on the images of the fit."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Numbers that no run can have written: refused when read, whatever seals them, and never computed."""
+"""Numbers that no run can have written: refused when read, even with a valid seal, and never computed."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Curves beside the rows: equal to those of the rows, checked against damage, never needed."""
+"""Stored curves: equal to those computed from the rows, checked for damage, never required."""
 
 import shutil
 from collections.abc import Callable

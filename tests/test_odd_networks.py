@@ -1,4 +1,4 @@
-"""Networks as people have them: explained as they are, or refused for a reason that is the true one."""
+"""Networks as people have them: explained as they are, or refused with the true reason."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which method is first, against plain resampling."""
+"""Which method is first, compared with plain resampling."""
 
 import numpy as np
 import pytest

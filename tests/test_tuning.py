@@ -1,4 +1,4 @@
-"""Thresholds chosen on a part of the images, or by other boxes, against the same evaluators on those images alone."""
+"""Thresholds chosen on a part of the images, or by other boxes, compared with evaluators on those images alone."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -20,7 +20,7 @@ SUBCOMMANDS = {
     "fit": "train L-CAM, BroadCAM, a classifier of other classes, or a network for localization (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
-    "published": "the papers' numbers, their empty cells, and values that a person has read there",
+    "published": "the papers' numbers, the cells that could not be read here, and your readings of them",
     "compare": "methods compared on the same images: differences, tests, ranks",
     "report": "results as one page of HTML: tables, curves, images; figures for papers",
     "status": "which results are done, partly done, failed or missing",

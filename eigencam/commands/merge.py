@@ -4,8 +4,8 @@
     eigencam merge theirs.zip results/runs --into both     a bundle of another group, claimed until it is reproduced
     eigencam merge runs/*/ --into whole                    processes that each wrote a folder of its own
 
-The rows of a result are united, and summarised if no image is missing. Two different rows for the same image
-contradict each other; only that result is refused. So is a result of a bundle whose numbers are not those of its rows.
+The rows of a result are united, and summarised if no image is missing. If two rows for the same image differ, only that
+result is refused. A result of a bundle is also refused if its numbers are not those of its rows.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The arguments of commands that take paths and settings side by side."""
+"""The arguments of commands that take both paths and settings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,7 @@ from eigencam.datasets.reading import expand
 
 
 def settings_and_paths(inputs: Iterable[str]) -> tuple[list[str], dict[str, Path]]:
-    """Return the settings, `key=value`, and the path of each other argument by the argument as typed.
+    """Return the settings, `key=value`; and the paths, by the argument as typed.
 
     An argument with a `=` that is the name of a file is a path.
     """

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rename", nargs="+", type=_pair, default=[], metavar="OLD=NEW", help="names to print in place of others")
     add("--names", choices=("stored", "printed"), help="gradcampp, or Grad-CAM++ (default: printed in LaTeX)")
     add("--intervals", choices=INTERVALS, default="brackets", help="how 95 %% intervals are printed")
-    add("--decimals", type=_decimals, metavar="N", help="a number; unit; or interval: by its width (default in LaTeX)")
+    add("--decimals", type=_decimals, metavar="N", help="a number, or by unit, or by interval width (default in LaTeX)")
     add("--second", action="store_true", help="underline the second best")
     add("--against", metavar="METHOD", help="mark what differs from this method: p < 0.05, Holm-corrected")
 

@@ -43,7 +43,7 @@ def parsed(text: str) -> Target | int:
 
 
 def _function(name: str) -> Target:
-    """The function of a dotted name, which gets the network's output."""
+    """The function with a dotted name; it is called with the network's output."""
     try:
         target: Target = find(name)
     except Exception as error:  # an import may raise anything

@@ -5,7 +5,7 @@
     eigencam verify theirs.zip                   a bundle of another group
     eigencam verify --data paths.voc=/data/VOC   where the data are on this machine
 
-Results are data: code of your own runs only if `--config-dir` or `--trust` names it.
+Results are data: your own code is executed only if `--config-dir` or `--trust` names it.
 """
 
 import argparse

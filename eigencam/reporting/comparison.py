@@ -255,7 +255,7 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
 def _compared(
     setting: Setting, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
 ) -> Compared | None:
-    """None if one of the two lacks the metric or its per-image values; `rows`: of either, as their images are equal."""
+    """Compare two metrics of the same images, `rows`; None if one is missing or has no per-image values."""
     if not (first and second and first.sample and second.sample):
         return None
     one, other = by_image(_in_both(first, second), rows)

@@ -14,7 +14,7 @@ from eigencam.reporting.comparison import PLACES, Compared, Setting
 from eigencam.store.seal import strict
 
 MINOR = ("can show", "p", "better/worse in", "reference", "of reference", "value", "n")
-"""Columns of a comparison that a narrow terminal leaves out, the first one first."""
+"""Columns of a comparison that a narrow terminal leaves out, in this order."""
 
 
 def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> Table:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KINDS = ("pdf", "svg", "png")
 COLOURS = ("#4a86c5", "#ee7733", "#2a9d47", "#cc4c93", "#66ccee", "#ccaa33", "#ee6677", "#009988", "#8a6fd1", "#a8683c")
-"""Colours that most colour-blind people can distinguish, on white and on black; repeated with other dashes."""
+"""Colours that most colour-blind people can distinguish, on white and on black. They repeat with other dashes."""
 
 GREY = "#8a8a8a"
 DASHES = ("", "6 2", "2 2", "7 2 2 2")

@@ -121,7 +121,7 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Winning:
-    """Sums up rows of drops, `drop0`, `drop1`, ..., one of each method.
+    """Sums up rows of drops, `drop0`, `drop1`, ..., one per method.
 
     Attributes:
         name: of the metric.
@@ -204,7 +204,7 @@ def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list
 
 @dataclass(frozen=True, slots=True)
 class _Predicted:
-    """The rows of a file whose prediction is right, or wrong; `Blocks`."""
+    """The rows of a file whose prediction is right, or those whose prediction is wrong; implements `Blocks`."""
 
     file: RowFile
     part: str

@@ -239,7 +239,7 @@ class _Seen:
         return made
 
     def of_method(self, key: str, box: NDArray[np.float64] | None) -> dict[str, Any]:
-        """A method's map and its box (1, 4): from the rows or, for None, at `draw.THRESHOLD`; or its boxes."""
+        """A method's boxes; or its map and `box` (1, 4), by default that at `draw.THRESHOLD`."""
         from eigencam.evaluation.maps import ScoreMap, box_of
         from eigencam.reporting.draw import THRESHOLD
 
@@ -262,7 +262,7 @@ class _Seen:
 def _job(
     root: Path, folders: Mapping[str, str], settings: Sequence[str], trust: Trust, say: Callable[[str], None]
 ) -> tuple[Any, dict[str, str]]:
-    """The job that computes maps of one network's methods, and the method for each of its names.
+    """The job that computes maps of one network's methods, and the method by its key in the job.
 
     Raises:
         ValueError: the config has faults or names untrusted code, or network or dataset no longer match the

@@ -188,7 +188,7 @@ def _ours(layout: Layout, long: pd.DataFrame) -> dict[Key, dict[str, Mapping[Any
 
 @dataclass(slots=True)
 class _Marks:
-    """Numbers of sentences, in the order of their first use."""
+    """Numbers sentences in the order of their first use."""
 
     numbers: dict[str, int] = field(default_factory=dict)
 

@@ -154,7 +154,7 @@ def _unsupported(cell: StatedCell, long: pd.DataFrame) -> Verdict | None:
 
 
 def _verdict(cell: StatedCell, line: Mapping[Any, Any], column: str) -> Verdict:
-    """Compare a cell with the new result's line: one `column` of a CSV file, or with "" value and interval together."""
+    """Compare a cell with the new result's line: one `column` of a CSV file; for "", value and interval together."""
     if line["pictures"] < cell.images:
         return Verdict(NOT_RUN, f"{line['pictures']} of {cell.images} images were scored")
     if column:
