@@ -9,9 +9,9 @@ Datasets that are not given are left out. `--ilsvrc` and `--cub` are wsolevaluat
 
 wsolevaluation (Choe et al., CVPR 2020) reports a "center baseline", an isotropic Gaussian, whose code is not published.
 At any threshold its box is a centred square in the network's input, so its width does not matter. Its published
-numbers, 52.5 on ILSVRC and 59.7 on CUB, are listed under MaxBoxAccV2. But MaxBoxAccV2 of a centred square
-is 53.39 and 56.83, while MaxBoxAcc at IoU 0.5 with only the first listed box of each image reproduces both numbers. The
-table has both.
+numbers, 52.5 on ILSVRC and 59.7 on CUB, are listed under MaxBoxAccV2. But MaxBoxAccV2 of a
+centred square is 53.39 and 56.83, while MaxBoxAcc at IoU 0.5 with only the first listed box of each image reproduces
+both numbers. The table has both.
 
 TorchRay's centre is in its `examples/attribution_benchmark.py`: the point (w / 2, h / 2) of the original image.
 
