@@ -23,8 +23,8 @@ All other sizes are in pixels of the network's input and meant for 224.
 
 Sources: ruthcfong/perturb_explanations@1260ce8 (`optimize_mask.py`, `defaults.py`, `localization.ipynb`), and
 facebookresearch/TorchRay@6a198ee (`extremal_perturbation.py`, `attribution_benchmark.py`): every number above is
-from these codes. The text of the papers could not be read; a public implementation quotes the first one for the start
-and the shifts, which are the same here.
+from these codes. The text of the papers could not be read; a public implementation quotes the first paper for its start
+and its shifts, and both are the same here.
 
 Images are blurred as files, at their own size, by Pillow's filter. The mask is smoothed by the same filter in 8
 bits, without a gradient through it. All of this is as in the first authors' code. The rank correlation with maps of
