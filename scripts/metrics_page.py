@@ -57,7 +57,7 @@ pixels, and between halves of the images.
 ## The truth itself
 
 The fraction of the map's positive mass in the correct region, in percent, for the ranked methods
-([protocols.md](protocols.md), Known evidence). On 2 x 2 cells a uniform map has 25.
+([protocols.md](protocols.md), Known evidence). On 2 x 2 cells a uniform map has 25 %.
 
 """
 
