@@ -58,7 +58,7 @@ def _shown(faults: list[str], n: int) -> Iterator[str]:
     *first, last = faults[:_SHOWN]
     yield from first
     if len(faults) == n:
-        yield f"{last} (so for all {n} images looked at: no truth is right)"
+        yield f"{last} (so for all {n} images looked at: none has a valid truth)"
     else:
         yield f"{last} ({len(faults)} of {n} images have an invalid truth; {_SKIP})"
 

@@ -40,7 +40,7 @@ def present(files: Sequence[Path], what: str, how_to_get: str, allow_missing: bo
     """The indices of the files that are there.
 
     Raises:
-        FileNotFoundError: none is, or some are not and `allow_missing` is false.
+        FileNotFoundError: all files are missing, or some are and `allow_missing` is false.
     """
     existing = [i for i, path in enumerate(files) if is_file(path)]
     if len(existing) == len(files) and files:

@@ -81,7 +81,7 @@ def checked_ids(ids: object, name: str) -> None:
 def once(seen: dict[str, str], name: str, place: str) -> str:
     """Record the name with its position, and return it. Raises a ValueError if it was recorded before."""
     if (before := seen.setdefault(name, place)) != place:
-        raise ValueError(f"{name} stands here a second time, after {before}")
+        raise ValueError(f"{name} occurs here a second time, after {before}")
     return name
 
 

@@ -62,7 +62,7 @@ class ScenesGrid:
         if count < 1 or seed < 0 or side < 1 or cells not in (2, 3):
             raise ValueError(
                 f"scenes_grid needs count >= 1, seed >= 0, side >= 1 and cells of 2 or 3, not count={count}, "
-                f"seed={seed}, side={side}, cells={cells}: the {len(CLASSES)} classes are to differ from cell to cell"
+                f"seed={seed}, side={side}, cells={cells}: the {len(CLASSES)} classes must differ from cell to cell"
             )
         if split not in SPLITS:
             raise ValueError(f"split {split!r} of scenes_grid is not one of {', '.join(SPLITS)}")

@@ -104,7 +104,7 @@ def _star(s: Sketch, c: Palette, rng: np.random.Generator) -> None:
     inner = 0.44 + 0.1 * rng.random()
     x, y = inner * np.cos(sector / 2), inner * np.sin(sector / 2)
     length = np.hypot(y, 0.98 - x)
-    # a = 0 is halfway between two points: the edge goes from the inner corner there to the tip
+    # a = 0 is the direction of an inner corner; the edge goes from there to a tip
     fold = sector / 2 - a
     body = s.part(((r * np.cos(fold) - 0.98) * y + r * np.sin(fold) * (0.98 - x)) / length - 0.02, c.base)
     tilt = 0.6 * rng.random()

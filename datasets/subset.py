@@ -95,7 +95,7 @@ def chosen_positions(
     if limit is None:
         return positions
     if not 1 <= limit <= len(positions):
-        raise ValueError(f"limit={limit}; allowed are 1 to {len(positions)}, the images there are")
+        raise ValueError(f"limit={limit}; allowed are 1 to {len(positions)}, the number of images")
     return positions[:limit] if seed is None else sample(ids, positions, limit, seed)
 
 

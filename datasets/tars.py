@@ -154,7 +154,7 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
                 key, members = name, {}
             file.place = member.name
             if suffix.lower() in members:
-                raise ValueError("it stands there a second time")
+                raise ValueError("it occurs there a second time")
             members[suffix.lower()] = member
         end = tar.offset
     if key is not None:

@@ -185,7 +185,7 @@ def _by_origin(origins: Mapping[str, Sequence[str]]) -> str:
 
 
 def _grouped(origins_by_name: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The results by origin, in their order."""
+    """The names of the results by origin, in the order of `origins_by_name`."""
     groups: dict[str, list[str]] = {}
     for name, origins in origins_by_name.items():
         for origin in dict.fromkeys(origins):

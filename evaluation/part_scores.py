@@ -12,8 +12,8 @@ widened by 2 pixels, and $d_p = f(x) - f(x_{-p})$ the drop of the class's logit 
   over the images whose class is predicted.
 * `distractibility`: the share of irrelevant parts that are not important. A part is irrelevant if the logit rises
   without it, or falls by less than 5 %.
-* `target_sensitivity`: for the class and that of the largest other part, whether each part counts more in its own
-  class's map; only over images whose logits agree.
+* `target_sensitivity`: of the class's part and the largest other part, the share that counts more in the map of its
+  own class than in that of the other; only over images whose logits agree.
 
 Completeness and distractibility are at the threshold with the largest sum of both, chosen on the images evaluated.
 

@@ -48,7 +48,7 @@ def padded(levels: Levels) -> Levels:
 
 @njit(cache=True, nogil=True)
 def segments_of(levels: Levels, width: int) -> Segments:
-    """The segments of `padded` levels. Eight pixels with the level of the preceding one are skipped in one step."""
+    """The segments of `padded` levels. Eight pixels are skipped in one step if all have the level before them."""
     height, words = len(levels), levels.view(np.uint64)
     x_of, level_of = np.empty(height * (width + 1), np.int32), np.empty(height * (width + 1), np.uint8)
     start, stop, peak_of = np.empty((3, height * (width // 2 + 1)), np.int32)

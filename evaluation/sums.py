@@ -277,7 +277,7 @@ class Sums:
         return replace(metric, sample=Sample(parts[has], rows=has))
 
     def class_ious(self, name: str, part: str, among: str, *, note: str = "", threshold: str = "") -> Metric:
-        """The metric `name`: mean IoU over the classes that occur, from pixels of the `truth`, `right`, `predicted`."""
+        """The metric `name`: mean IoU over the classes that occur, from the counts `truth`, `right` and `predicted`."""
         found = self.classes(part)
         truth, right, predicted = (found[key] for key in ("truth", "right", "predicted"))
         union: Any = predicted + truth - right
@@ -329,7 +329,7 @@ def reduced(evaluator: Reading, blocks: Iterable[pd.DataFrame], images: int) -> 
         place = seen - 1 + np.cumsum(begins)
         seen, last = seen + int(begins.sum()), ids[-1]
         if seen > images:
-            raise ValueError(f"rows of more than {images} images, or those of {last} do not follow each other")
+            raise ValueError(f"rows of more than {images} images, or those of {last} are not consecutive")
         begins[0] = True
         unit = statistics.groups_of(ids[begins])[np.cumsum(begins) - 1] if grouped else place
         sums.add(evaluator.parts(rows), unit)

@@ -58,7 +58,7 @@ SHORTEST = 16
 
 
 def listed(lines: Iterable[Sequence[object]], heads: Sequence[str]) -> str:
-    """Return a list as text; in a narrow terminal its last columns are cut or left out, and a note names the latter.
+    """Return a list as text. In a narrow terminal its last columns are cut, or left out and named in a note.
 
     Args:
         lines: one cell per heading; texts are aligned on the left, numbers on the right.

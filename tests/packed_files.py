@@ -267,7 +267,7 @@ def read_pairs(root: Path) -> Lfw:
     return Lfw(root, matching=None)
 
 
-TWICE = r"pairs\.txt, line 3: Ada_0001 with Ada_0002 stands here a second time, after line 2"
+TWICE = r"pairs\.txt, line 3: Ada_0001 with Ada_0002 occurs here a second time, after line 2"
 PAIRS_REFUSED: Cases = {
     "pair twice": (listed("Zoë\t1\t2", "Ada\t1\t2"), TWICE),
     "pair twice, reversed": (listed("Zoë\t1\t2", "Ada\t02\t01"), TWICE),

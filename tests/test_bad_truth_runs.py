@@ -100,7 +100,7 @@ def test_a_dataset_without_a_right_truth_is_refused_whatever_the_policy(tmp_path
     files.write_cub(tmp_path)
     path = next(tmp_path.glob("**/bounding_boxes.txt"))
     path.write_text("".join(f"{k} 1 2 -3 4\n" for k in (1, 2, 3)))
-    with pytest.raises(ValueError, match="for all 2 images looked at: no truth is right"):
+    with pytest.raises(ValueError, match="for all 2 images looked at: none has a valid truth"):
         run(config(tmp_path, "cub", "on_bad_truth=skip"))
     files.write_ig02(tmp_path / "g")
     for name in (tmp_path / "g/bikes").glob("*.mask.*.png"):

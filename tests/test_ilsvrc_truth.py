@@ -119,7 +119,7 @@ def test_no_truth_tells_where_it_was_looked_for_and_how_to_get_it(tmp_path: Path
 def test_wordnet_ids_without_the_list_of_all_classes_are_an_error(tmp_path: Path) -> None:
     write_csv(tmp_path)
     (tmp_path / "LOC_synset_mapping.txt").unlink()
-    with pytest.raises(ValueError, match=r"list of all 1000 .*LOC_synset_mapping\.txt"):
+    with pytest.raises(ValueError, match=r"the list that numbers all 1000 .*LOC_synset_mapping\.txt"):
         read_truth(tmp_path)
 
 
@@ -231,7 +231,7 @@ def test_a_file_that_is_not_matlab_is_named(tmp_path: Path) -> None:
             "csv",
             "LOC_val_solution.csv",
             "ImageId,PredictionString\n" + 2 * f"a,{WNIDS[0]} 1 2 3 4\n",
-            "line 3: a stands here a second time, after line 2",
+            "line 3: a occurs here a second time, after line 2",
         ),
         (
             "csv",

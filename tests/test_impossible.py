@@ -55,7 +55,7 @@ def test_a_run_that_cannot_have_been_is_named(
     [
         ({"metrics": [METRIC | {"low": 60.0}]}, "metrics: x: its interval is 60 to 50"),
         ({"metrics": [METRIC | {"n": 0}]}, "metrics: x: n = 0, and a value of 40"),
-        ({"metrics": [METRIC | {"undefined": True}]}, "metrics: x: said to be undefined, and a value of 40"),
+        ({"metrics": [METRIC | {"undefined": True}]}, "metrics: x: declared undefined, but has the value 40"),
         ({"metrics": [METRIC | {"hit": True, "value": 140.0, "high": 150.0}]}, "metrics: x: a share of 140 %"),
         ({"metrics": [METRIC | {"better": "sideways"}]}, "allowed are '', 'lower', 'higher'"),
         ({"metrics": [METRIC | {"about": "weather"}]}, "allowed are 'method', 'network', 'both'"),

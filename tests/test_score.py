@@ -283,7 +283,7 @@ def test_where_no_truth_is_right_nothing_is_left_to_score(tmp_path: Path, capsys
     data["annotations"] = [{**one, "bbox": [30, 0, 20, 10]} for one in data["annotations"]]
     (tmp_path / "truth.json").write_text(json.dumps(data))
     assert main(["score", *map(str, options), "--on-bad-truth", "skip"]) == 2
-    assert "for all 3 images: no truth is right" in capsys.readouterr().err
+    assert "for all 3 images: none has a valid truth" in capsys.readouterr().err
 
 
 def test_which_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

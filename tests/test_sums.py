@@ -193,7 +193,7 @@ def test_rows_of_an_image_that_lie_apart_are_put_together_or_refused() -> None:
     evaluator, rows = rows_of("energy", 90, several=False)
     again = pd.concat([rows, rows], ignore_index=True)
     equal(summarised(evaluator, again), summarised(evaluator, again.sort_values("image", kind="stable")))
-    with pytest.raises(ValueError, match="do not follow each other"):
+    with pytest.raises(ValueError, match="are not consecutive"):
         reduced(evaluator, [again], 90)
 
 

@@ -67,7 +67,7 @@ def left_out(faults: Mapping[str, str], n: int) -> dict[str, str]:
         return {}
     first = next(iter(faults.values()))
     if len(faults) == n:
-        raise BadTruthError(f"{first} (so for all {n} images: no truth is right)")
+        raise BadTruthError(f"{first} (so for all {n} images: none has a valid truth)")
     return {"bad truth": f"{len(faults)} of {n} left out, e.g. {first}"}
 
 

@@ -120,8 +120,8 @@ def compute_maps(
     Raises:
         SharedChangedError: a method modified in place what all methods share.
         NetworkChangedError: a method changed the network's weights or buffers, or left hooks on it, which are removed.
-        ValueError: a class that the network does not have, or a method that returns anything but one map per image, or
-            boxes per image if it declares boxes.
+        ValueError: a class that the network does not have; or a method that does not return one map for each image, or
+            the boxes of each image if it declares boxes.
     """
     start = _now(network) if clock else 0.0
     positions = torch.arange(len(images)) if index is None else torch.tensor(list(index), dtype=torch.long)

@@ -83,7 +83,7 @@ def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(form), kept))
     except OmegaConfBaseException as error:
         text = str(error).splitlines()[0]
-        hint = "; a name that YAML reads as a value stands in quotes in its file" if text.startswith("Key ") else ""
+        hint = "; in the file, put a name that YAML reads as a value in quotes" if text.startswith("Key ") else ""
         faults.append(f"{error.full_key}: {text}{hint}")
         return None
     assert isinstance(config, form)  # to_object returns the structured config's class

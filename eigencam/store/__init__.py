@@ -3,7 +3,7 @@
 identity   what changes a number, as JSON: the key of a result
 schema     the files of a result folder, typed
 seal       files whose first line is a checksum of the rest
-unfinished  rows of finished batches, while a run goes through the images
+parts      rows of finished batches, while a run goes through the images
 records    writing: one result, its rows, its summary
 reader     reading: every command that shows a result goes through it
 trust      which code a stored result may use

@@ -71,7 +71,7 @@ def take(path: Path, *, wait: bool = False, for_everybody: bool = False, needed:
         path: the file.
         wait: whether to wait until the lock is free.
         for_everybody: whether other users of the machine may take it, too.
-        needed: whether to refuse a file system without locks; if not, a lock there is in name only.
+        needed: whether to refuse a file system without locks; if not, a lock there has no effect.
 
     Raises:
         HeldError: another process holds it.

@@ -383,7 +383,7 @@ def impossible(metric: Mapping[str, Any]) -> str:
     if low > high:
         return f"its interval is {low:g} to {high:g}"
     if metric.get("undefined") and value == value:
-        return f"said to be undefined, and a value of {value:g}"
+        return f"declared undefined, but has the value {value:g}"
     if metric.get("hit") and metric.get("unit") == "%" and (value < 0 or value > 100):
         return f"a share of {value:g} %"
     for key, words in _WORDS.items():
