@@ -293,7 +293,7 @@ def largest_by_area(nodes: Nodes, levels: Levels) -> NDArray[np.int64]:
 
 @njit(cache=True, nogil=True)
 def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
-    """Bounds decide most thresholds; where several nodes may be the largest, polygons are followed."""
+    """Bounds decide most thresholds; only if several nodes may be the largest are their exact areas computed."""
     most, bound = _bounds(nodes)
     rivals = np.zeros(LEVELS, np.int64)
     chosen = np.full(LEVELS, -1)

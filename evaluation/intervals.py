@@ -11,8 +11,8 @@ pooled rate     hits among the objects, or rows, of images: the same with Korn's
 paired change   of hit or miss: Tango's score interval, which needs only the images that changed either way
 everything else means, ratios of sums, means over a fixed set of classes, areas under curves: the jackknife. Its
                 u_i = theta - theta(without image i) give two intervals, Student's t and Hall's, which removes the
-                skewness of the estimate by a cubic transformation. Either end is that of the wider one: t is too short
-                for skewed values, Hall's for symmetric ones with heavy tails
+                skewness of the estimate by a cubic transformation. Each end is the wider of the two, since t is too
+                narrow for skewed values, and Hall's for symmetric ones with heavy tails
 
 The last needs at least 30 images, values that differ and, for a mean over classes, each class in 3 images or more;
 otherwise there is no interval. A class whose only image is left out has no value.

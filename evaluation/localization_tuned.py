@@ -68,7 +68,7 @@ class TunedLocalization:
         iou: smallest overlap at which a box is right, in (0, 1].
         tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: for each
             half, the other half.
-        pseudo: file of boxes that replace the truth's in the choice of the threshold; see there.
+        pseudo: file of boxes that replace the truth's in the choice of the threshold; see `evaluation/tuning.py`.
     """
 
     rule: Rule = "range"

@@ -73,7 +73,7 @@ class MaxBoxAcc:
         step: step of the thresholds, in (0, 1].
         size: height and width that maps are enlarged to, pixels.
         tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: all.
-        pseudo: file of boxes that replace the truth's in the choice of the threshold; see there.
+        pseudo: file of boxes that replace the truth's in the choice of the threshold; see `evaluation/tuning.py`.
     """
 
     contours: Contours = "largest"
