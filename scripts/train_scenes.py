@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--permuted", action="store_true", help="permuted labels, to be memorised")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "eigencam-scenes")
-    parser.add_argument("--weights", type=Path, default=ROOT / "eigencam" / "networks" / "weights", help="folder of the weights")
+    parser.add_argument("--weights", type=Path, default=ROOT / "eigencam/networks/weights", help="their folder")
     parser.add_argument("--log", type=Path, default=LOG)
     args = parser.parse_args()
     # only options that affect the network, not paths
