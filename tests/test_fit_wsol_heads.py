@@ -115,7 +115,7 @@ def test_a_trunk_gives_what_the_network_gives(make: Any, layer: str, channels: i
         (
             lambda: models.googlenet(weights=None, transform_input=True, init_weights=False),
             "inception4e",
-            "something else",
+            "give another output",
         ),
         (lambda: models.resnet18(weights=None), "fc", "do not run so"),
     ],
