@@ -95,7 +95,9 @@ class MaskValues:
         targets = {name: k + 1 for k, name in enumerate(classes)} | {BACKGROUND: 0, VOID_NAME: VOID}
         if self.has_object:
             if label < 0:
-                raise BadTruthError(f"{path}: `object` is the class of the image's label, and it has none")
+                raise BadTruthError(
+                    f"{path}: `object` takes the class of the image's label, but this image has no label"
+                )
             if label > LAST_CLASS:
                 raise BadTruthError(f"{path}: label {label}; a mask of bytes has room for {LAST_CLASS + 1} classes")
             targets[OBJECT] = label + 1

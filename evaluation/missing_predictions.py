@@ -10,24 +10,24 @@ from eigencam.evaluation.sums import Part, Sums
 
 
 def worst_or_undefined(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """Values (N,) or (N, P), the worst for images whose values are not defined; NaN if no prediction is valid."""
+    """(N,) or (N, P): `at_worst`, or NaN for all images if none has a valid prediction."""
     missing = no_prediction(rows, values).all()
     return np.full_like(values, np.nan) if missing else at_worst(rows, values, worst)
 
 
 def at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """Values (N,) or (N, P), with the worst for images whose values are not defined."""
+    """(N,) or (N, P): the values, with `worst` for images whose map or prediction is not defined."""
     bad = no_prediction(rows, values) | states.no_map(rows, meant=False)
     return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
 
 
 def no_prediction(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """(N,): images for which the network has no valid prediction, for the image itself or a changed one."""
+    """(N,): whether the network has no valid prediction for an image, or for a changed form of it."""
     return states.no_answer(rows) | np.isnan(values).reshape(len(rows), -1).any(axis=1)
 
 
 def value_parts(rows: pd.DataFrame, name: str, values: NDArray[np.float64], worst: float) -> dict[str, Part]:
-    """The parts of a metric: values, the worst for images without one, and whether it is missing."""
+    """The parts of a metric: `name`, its values, with `worst` where one is missing; `name missing`, where that is."""
     return {name: at_worst(rows, values, worst), f"{name} missing": no_prediction(rows, values)}
 
 
@@ -37,7 +37,7 @@ def all_missing(sums: Sums, name: str) -> bool:
 
 
 def footnote_parts(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
-    """The parts of the footnote: states, further images at the worst; for average drop also 0/0."""
+    """What the footnote counts: undefined maps and predictions, other images with the worst value, zeros."""
     known = states.no_answer(rows) | states.no_map(rows, meant=False)
     changed = [name for name in rows if str(name).startswith("kept_")]
     values = np.concatenate([values.reshape(len(rows), -1), rows[changed].to_numpy(np.float64)], axis=1)
@@ -50,7 +50,7 @@ def footnote_parts(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str
 
 
 def note(sums: Sums) -> str:
-    """The footnote: undefined maps and predictions, and further images at the worst; for average drop also 0/0."""
+    """The footnote: the number of undefined maps and predictions, of other images with the worst value, of zeros."""
     parts = [states.noted(sums)]
     if count := sums.total("more")[0]:
         parts.append(f"{count} further images without a value, at the worst")
@@ -60,7 +60,7 @@ def note(sums: Sums) -> str:
 
 
 def mean(sums: Sums, name: str, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
-    """The metric `name` of the part of that name; not defined if no image has a valid prediction."""
+    """The metric `name`: the mean of the part `name`; not defined if no image has a valid prediction."""
     if all_missing(sums, name):
         why = "; ".join(part for part in (states.UNANSWERED, note) if part)
         return statistics.undefined(name, 0, why, threshold=threshold, better=better)

@@ -124,7 +124,7 @@ class Proposals:
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """Mean recall at every budget; over objects, recall and average recall at all decades except the last."""
+        """With `over="classes"`, the mean recall at every budget; else recalls at all powers of ten but the largest."""
         if self.over == "classes":
             return *(f"mean_recall50_{k}" for k in self.budgets), "mabo", "boxes"
         decades = [k for k in self.budgets if k in (1, 10, 100, 1000, 10000)][:-1] or self.budgets
@@ -312,7 +312,7 @@ def positive_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
     xs, x = np.unique(np.concatenate([[0], corners[:, 0], corners[:, 2] + 1]), return_inverse=True)
     ys, y = np.unique(np.concatenate([[0], corners[:, 1], corners[:, 3] + 1]), return_inverse=True)
     height, width = values.shape
-    # An edge at the far border starts no cell; `integral` has one more line in front than there are cells.
+    # An edge at the right or lower border starts no cell; `integral` begins with a row and a column of zeros.
     from eigencam.evaluation import kernels  # importing numba takes time
 
     cells = kernels.positive_strips(values, ys[ys < height])

@@ -2,9 +2,9 @@
 
 A `Streaming` evaluator returns each row's contribution (`parts`), and computes its metrics from the sums (`metrics`).
 Rows can then be summed in blocks of the dataset's order, whose size is fixed, so that a result's numbers do not depend
-on how it was read; counts are integers. Only the sums of each image are kept, for intervals over images; above
-10,000 images, those of 1,000 groups of images, by a hash of their ids. A `Choosing` evaluator reads its metrics at a
-threshold chosen from all rows, so the rows are read twice.
+on how it was read; counts are integers. For intervals over images, each image's sums are kept; above 10,000 images,
+the images are divided into 1,000 groups by a hash of their ids, and each group's sums are kept. A `Choosing` evaluator
+reads its metrics at a threshold chosen from all rows, so the rows are read twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -214,7 +214,12 @@ def test_a_killed_job_of_slurm_is_seen_in_the_queue_where_there_is_no_accounting
 
 
 def test_few_files_of_jobs_that_ended_well_stay(tmp_path: Path) -> None:
-    for job, line in (("7_0", "a on b, 4 images: 0 results completed, 2 were there"), ("7_1", "2 results completed")):
+    ended = (
+        "a on b: 0 results completed, 2 were there",
+        "2 results completed",
+        "a on b: nothing to compute, 2 are there",
+    )
+    for job, line in ((f"7_{k}", line) for k, line in enumerate(ended)):
         folder = tmp_path / ".submitit" / job
         folder.mkdir(parents=True)
         for name in ("submitted.pkl", "0_result.pkl", "submission.sh"):

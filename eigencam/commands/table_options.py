@@ -143,5 +143,5 @@ def _decimals(text: str) -> Decimals:
 
 
 def arranged(args: argparse.Namespace) -> Sequence[str]:
-    """Return the options that change the keys of lines and columns, or their numbers; a long CSV uses none of them."""
+    """Return the given options that choose lines, columns or the form of numbers; a long CSV uses none of them."""
     return [name for name in OPTIONS if name != "only" and getattr(args, name) and getattr(args, name) != "brackets"]

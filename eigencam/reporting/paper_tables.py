@@ -160,7 +160,7 @@ def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
     """Return the lines of `long` that the table shows, with the layout's `column`.
 
     Among several numbers, the one whose evaluator matches the experiment is preferred, then the one over most images.
-    `parameters` of `long`, if present, says how an evaluator differs.
+    The column `parameters` of `long`, if present, says how an evaluator differs from the experiment's.
     """
     if long.empty:
         return long.assign(column=())
@@ -178,7 +178,7 @@ def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ours(layout: Layout, long: pd.DataFrame) -> dict[Key, dict[str, Mapping[Any, Any]]]:
-    """Our metrics, by (network, method), then by the layout's column."""
+    """Our metrics by network, method and their printed names (`KEY`), then by the layout's column."""
     found: dict[Key, dict[str, Mapping[Any, Any]]] = {}
     for line in shown_beside(layout, long).to_dict("records"):
         network, method, network_name, method_name = (line[name] for name in KEY)

@@ -7,8 +7,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-NOTHING_DONE = ": 0 results completed"
-"""Part of the last line of a run that completed no result."""
+NOTHING_DONE = (": 0 results completed", ": nothing to compute")
+"""One of these is part of the last line of a run that completed no result."""
 
 
 class WatchQueue(Callback):
@@ -53,7 +53,7 @@ class Tidy(Callback):
             for path in folder.rglob(pattern):
                 path.unlink(missing_ok=True)
         for log in list(folder.rglob("*_log.out")):
-            if NOTHING_DONE in log.read_text(errors="replace"):
+            if any(words in log.read_text(errors="replace") for words in NOTHING_DONE):
                 for path in (log, log.with_suffix(".err")):
                     path.unlink(missing_ok=True)
         for path in sorted(folder.rglob("*"), reverse=True):

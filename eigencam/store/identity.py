@@ -122,7 +122,7 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
 
 
 def _built_on(thing: Any) -> dict[str, Any]:
-    """Under `shared`, the versions above 1 of our code that your own class or function uses."""
+    """`{"shared": ...}`: versions of this package's code that your own class or function uses, as far as above 1."""
     described = {part: number for part, number in versions_of(thing).items() if part != "version"}
     for base in inspect.getmro(thing)[1:] if inspect.isclass(thing) else ():
         if base.__module__.split(".")[0] == PACKAGE:

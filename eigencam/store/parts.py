@@ -99,7 +99,7 @@ class Parts:
         content = read_json(path)
         images, baseline = content.get("images"), content.get("baseline")
         if type(images) is not int or images < 1 or type(baseline) is not bool:
-            raise DamagedError(path, "images and baseline: not a number above 0 and a boolean")
+            raise DamagedError(path, "`images` has to be a number above 0, `baseline` a boolean")
         return content
 
     def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:
