@@ -30,6 +30,7 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.evaluation.sums import reduced, summarised
+from eigencam.store.bounded_parquet import read_batches
 from eigencam.store.row_file import RowFile
 
 STATES = np.array(["ok", "ok", "ok", "ok", "constant", "nonfinite"])
@@ -231,3 +232,19 @@ def test_blocks_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     reduced(Watching(), blocks(), 300)
     assert held == [0, 100, 200]
+
+
+def test_reading_a_file_keeps_no_row_group_that_was_read(tmp_path: Path) -> None:
+    groups, rows = 40, 20_000
+    table = pa.table(
+        {"image": np.arange(rows).astype(str), "label": np.arange(rows), "iou": np.random.default_rng(0).random(rows)}
+    )
+    with pq.ParquetWriter(tmp_path / "rows.parquet", table.schema) as file:
+        for _ in range(groups):
+            file.write_table(table, row_group_size=rows)
+    del table
+    before, held = pa.total_allocated_bytes(), []
+    for _ in read_batches(tmp_path / "rows.parquet"):
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) >= groups
+    assert max(held) < 0.2 * (tmp_path / "rows.parquet").stat().st_size

@@ -77,7 +77,8 @@ def _opened(
     source: Path | pa.Buffer, dictionaries: Sequence[str] = (), metadata: pq.FileMetaData | None = None
 ) -> pq.ParquetFile:
     file: Any = source if isinstance(source, Path) else pa.BufferReader(source)
-    return pq.ParquetFile(file, read_dictionary=list(dictionaries), metadata=metadata)
+    # Arrow would otherwise keep what it has read of every row group until the last batch.
+    return pq.ParquetFile(file, read_dictionary=list(dictionaries), metadata=metadata, pre_buffer=False)
 
 
 def _bytes(array: Any) -> int:
