@@ -81,7 +81,7 @@ def test_a_number_of_images_that_cannot_be_is_named(tmp_path: Path, images: floa
     made = half(tmp_path)
     path = made.folder / PARTS / "plan.json"
     write_json(path, {"images": images, "baseline": False, "caveat": ""})
-    with pytest.raises(ValueError, match=r"plan\.json.*not a number above 0"):
+    with pytest.raises(ValueError, match=r"plan\.json.*`images` has to be a number above 0"):
         made.parts.plan()
 
 

@@ -140,7 +140,7 @@ def test_what_is_neither_caught_nor_in_the_list_is_reported(capsys: pytest.Captu
     assert "toy Toy.twice 60#1 down" in capsys.readouterr().out
     assert script.report([(up, "A@1"), (down, "")], {"toy Toy.twice 60#1 down": "why"}, whole=True) == 0
     assert script.report([(up, "A@1"), (down, "A@1")], {"toy Toy.twice 60#1": "why"}, whole=True) == 1
-    assert "caught or not there" in capsys.readouterr().out
+    assert "which is caught, or does not exist" in capsys.readouterr().out
     assert script.report([(up, "A@1"), (small[0], ""), (small[1], "A@1")], {}, whole=True, small=True) == 0
     assert "2 changes of small integers: 1 caught" in capsys.readouterr().out
 
