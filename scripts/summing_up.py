@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     measuring.add_arguments(parser, repeats=1)
     args = parser.parse_args()
-    if args.one:
+    if args.one is not None:
         one(args.one)
         return
     faults, lines = measuring.faults(args), list[list[object]]()

@@ -5,14 +5,19 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import config, tables
 
 from eigencam.running import row_pool
-from eigencam.running.faults import PartlyFailedError
+from eigencam.running.faults import KilledError, PartlyFailedError
+from eigencam.running.loading import Batch
+from eigencam.running.prepare import prepare
+from eigencam.running.rows import ScoredBatch
 from eigencam.running.run import run
 
 SMALL = ["dataset.count=8", "batch_size=4", "timing=false", "method=[eigencam,gradcam]"]
@@ -87,8 +92,9 @@ def test_an_evaluator_that_fails_is_named_and_the_others_go_on(tmp_path: Path, m
 
 def test_a_process_that_is_killed_is_said_and_the_run_continues_later(tmp_path: Path, mine: Any) -> None:
     options = [*SMALL, "evaluator=[localization]"]
-    with pytest.raises(ChildProcessError, match="a process that makes rows was killed"):
+    with pytest.raises(KilledError, match="a process that makes rows was killed") as error:
         run(config(tmp_path / "a", *options, own("Killed"), "rows_in=processes"))
+    assert error.value.status == 1
     run(config(tmp_path / "a", *options))
     assert len(tables(tmp_path / "a")) == 2
 
@@ -105,17 +111,52 @@ def test_what_cannot_be_sent_is_made_here(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("rows_in", "device", "cores", "kind"),
+    ("rows_in", "device", "cores", "ours", "kind"),
     [
-        ("auto", "cpu", 16, "threads"),
-        ("auto", "cuda", 16, "processes"),
-        ("auto", "cuda", 2, "threads"),
-        ("processes", "cpu", 2, "processes"),
-        ("threads", "cuda", 16, "threads"),
+        ("auto", "cpu", 16, True, "threads"),
+        ("auto", "cuda", 16, True, "processes"),
+        ("auto", "cuda", 16, False, "threads"),
+        ("auto", "cuda", 2, True, "threads"),
+        ("processes", "cpu", 2, False, "processes"),
+        ("threads", "cuda", 16, True, "threads"),
     ],
 )
 def test_a_gpu_gets_processes(
-    monkeypatch: pytest.MonkeyPatch, rows_in: str, device: str, cores: int, kind: str
+    monkeypatch: pytest.MonkeyPatch, rows_in: str, device: str, cores: int, ours: bool, kind: str
 ) -> None:
     monkeypatch.setattr(row_pool, "cores", lambda: cores)
-    assert row_pool.kind_of(rows_in, device) == kind
+    assert row_pool.kind_of(rows_in, device, ours) == kind
+
+
+def test_a_process_killed_while_it_waits_is_said(tmp_path: Path) -> None:
+    nothing = ScoredBatch(Batch([], torch.empty(0), [], [], {}), [], [], [], {}, {}, [], [], [], {})
+    with row_pool.RowPool.of(prepare(config(tmp_path, *SMALL, "rows_in=processes"))) as pool:
+        row_pool._kill(pool.executor)
+
+        def several() -> None:
+            for _ in range(1000):
+                row_pool.made(pool.submit(nothing, []))
+
+        with pytest.raises(KilledError):
+            several()
+    assert not active_children()
+
+
+def test_a_pool_that_cannot_start_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, made = os.fork, list[int]()
+
+    def first_alone() -> int:
+        if made:
+            raise BlockingIOError("Resource temporarily unavailable")
+        made.append(fork())
+        return made[0]
+
+    job = prepare(config(tmp_path, *SMALL, "rows_in=processes"))
+    monkeypatch.setattr(row_pool, "cores", lambda: 2)
+    monkeypatch.setattr(os, "fork", first_alone)
+    with pytest.raises(BlockingIOError):
+        row_pool.RowPool.of(job)
+    assert made
+    for process in active_children():
+        process.join(5)
+    assert not active_children()

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -67,8 +66,8 @@ def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.M
             f"torchvision's weights {weights} could not be downloaded ({error}); put {path.name} into {path.parent}, "
             "or set model.weights to a local .safetensors or .pth file"
         ) from None
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("Error(s) in loading"):
+    except Exception as error:  # torch's reader and its unpickler raise anything for a damaged file
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or not _is_damaged(path, error):
             raise
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
@@ -76,6 +75,14 @@ def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.M
         ) from None
     with path.open("rb") as file:
         return module, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_damaged(path: Path, error: Exception) -> bool:
+    """Whether a download has not the checksum that its name ends with, as torch said or as its file has."""
+    if not path.is_file():
+        return "invalid hash value" in str(error)
+    with path.open("rb") as file:
+        return not hashlib.file_digest(file, "sha256").hexdigest().startswith(path.stem.rpartition("-")[2])
 
 
 def hash_parameters(module: nn.Module) -> str:

@@ -22,6 +22,18 @@ class PartlyFailedError(ValueError):
     status = 1
 
 
+class KilledError(ChildProcessError):
+    """A process that makes rows was killed."""
+
+    status = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a process that makes rows was killed, most likely because memory ran out; rows_in=threads needs less of "
+            "it, and the same command continues"
+        )
+
+
 class SharedChangedError(ValueError):
     """A method modified in place what all methods read, so the rest of the pass is invalid."""
 

@@ -20,7 +20,7 @@ import cv2
 import torch
 
 from eigencam.evaluation.base import Row
-from eigencam.running.faults import PartError, blame
+from eigencam.running.faults import KilledError, PartError, blame
 from eigencam.running.loading import die_with_parent
 from eigencam.running.prepare import Job
 from eigencam.running.rows import Key, ScoredBatch, rows_of
@@ -28,9 +28,6 @@ from eigencam.store.environment import cores
 
 Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
 """The rows of a batch by result, and the errors."""
-
-GRACE = 10
-"""Seconds that a process has to finish its batch after the scheduler's signal."""
 
 _JOBS: list[Job] = []
 """In a process of the pool: the run's job, inherited by the fork."""
@@ -47,38 +44,68 @@ class RowPool:
     @classmethod
     def of(cls, job: Job) -> "RowPool":
         """Return the pool that the run's key `rows_in` asks for."""
-        if kind_of(job.config.rows_in, job.network.device.type) == "threads":
+        ours = all(type(one).__module__.split(".")[0] == "eigencam" for one in job.evaluators.values())
+        if kind_of(job.config.rows_in, job.network.device.type, ours) == "threads":
             return cls(job, ThreadPoolExecutor(size := max(2, cores())), size)
         pool = ProcessPoolExecutor(size := cores(), get_context("fork"), _begin, (job, os.getpid()))
-        pool.submit(os.getpid)  # all start now, before the network has made threads of its own
+        try:
+            pool.submit(os.getpid)  # all start now, before the network has made threads of its own
+        except BaseException:  # the system allows no more processes, or Ctrl-C
+            _kill(pool)
+            raise
         return cls(job, pool, size)
 
     def submit(self, scored: ScoredBatch, wanted: Sequence[Key]) -> "Future[Made]":
         """Make the rows of a batch for some results; `made` waits for them."""
         if not isinstance(self.executor, ProcessPoolExecutor):
             return self.executor.submit(rows_of, self.job, scored, wanted)
-        batch = replace(scored.batch, images=torch.empty(0))
+        batch = replace(scored.batch, images=torch.empty(0), bad={})
         try:
             packed = pickle.dumps((replace(scored, batch=batch), wanted), pickle.HIGHEST_PROTOCOL)
         except Exception:  # an object of a user's dataset or evaluator that cannot be pickled
             here: Future[Made] = Future()
             here.set_result(rows_of(self.job, scored, wanted))
             return here
-        return self.executor.submit(_rows, packed)  # type: ignore[return-value]
+        try:
+            future: Future[Any] = self.executor.submit(_rows, packed)
+        except BrokenProcessPool as error:  # one was killed while it had nothing to do
+            raise KilledError from error
+        future.add_done_callback(self._kill_if_broken)
+        return future
 
     def __enter__(self) -> "RowPool":
         self.executor.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        if getattr(self.executor, "_broken", False):
+            _kill(self.executor)
         self.executor.shutdown()
 
+    def _kill_if_broken(self, future: "Future[Any]") -> None:
+        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
+            _kill(self.executor)
 
-def kind_of(rows_in: str, device: str) -> Literal["threads", "processes"]:
-    """Return what a value of `rows_in` stands for, with the network on a type of device."""
+
+def kind_of(rows_in: str, device: str, ours: bool) -> Literal["threads", "processes"]:
+    """Return what a value of `rows_in` stands for.
+
+    Args:
+        rows_in: the run's key.
+        device: type of the network's device.
+        ours: whether all evaluators are this package's. One of your own may keep something from row to row, which a
+            process would not share.
+    """
     if rows_in == "auto":
-        return "processes" if device == "cuda" and cores() > 2 and "fork" in get_all_start_methods() else "threads"
+        can = ours and cores() > 2 and "fork" in get_all_start_methods()
+        return "processes" if device == "cuda" and can else "threads"
     return "processes" if rows_in == "processes" else "threads"
+
+
+def _kill(executor: Executor) -> None:
+    """End the processes of a pool, which ignore the signal that the executor sends them."""
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        process.kill()
 
 
 def made(future: "Future[Any]") -> Made:
@@ -86,10 +113,7 @@ def made(future: "Future[Any]") -> Made:
     try:
         found = future.result()
     except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a process that makes rows was killed, most likely because memory ran out; "
-            "rows_in=threads needs less of it, and the same command continues"
-        ) from error
+        raise KilledError from error
     return pickle.loads(found) if isinstance(found, bytes) else found
 
 
@@ -98,8 +122,8 @@ def _begin(job: Job, parent: int) -> None:
     die_with_parent(0)
     if os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run itself stops, after it has kept these rows
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT"):  # the run alone stops or is requeued
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     _JOBS[:] = [job]

@@ -45,6 +45,9 @@ from eigencam.store.summing import summed_up
 FLUSHES = 50
 """Least time between two writes of finished rows, in multiples of the time of one (half a second for 50 results)."""
 
+LONGEST = 600.0
+"""Seconds after which they are written in any case."""
+
 IN_FLIGHT = 1
 """Number of batches that a GPU may be computing while the host decodes, copies and launches the next one."""
 
@@ -212,6 +215,8 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
                 work.collect(2 * pool.size, bar)
                 if time.monotonic() > due:
                     due = _flushed(work)
+            work.hand_on(pool, 0)
+            work.collect(0, bar)
         finally:
             try:
                 work.hand_on(pool, 0)
@@ -228,7 +233,7 @@ def _flushed(work: Work) -> float:
     start = time.monotonic()
     work.flush()
     now = time.monotonic()
-    return now + max(work.job.config.flush_s, (now - start) * FLUSHES if work.job.config.flush_s else 0)
+    return now + max(work.job.config.flush_s, min(FLUSHES * (now - start), LONGEST) if work.job.config.flush_s else 0)
 
 
 def _show(bar: "tqdm[Any]", method: str, count: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,7 @@ class Work:
     def collect(self, limit: int, bar: "tqdm[Any]") -> None:
         """Keep the oldest rows until at most `limit` batches are waiting."""
         while len(self.waiting) > limit:
+            wait([self.waiting[0][1]])  # Ctrl-C while waiting loses no batch
             count, future, lacking = self.waiting.popleft()
             rows, faults = made(future)
             for key, found in rows.items():
