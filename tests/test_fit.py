@@ -181,7 +181,7 @@ def test_a_step_descends_the_gradient_of_the_formula(tmp_path: Path, masked: str
     (loss + 0.01 * (squares + 0.3 * border) / 6).backward()
     module.float()
     tensors, log = job.fitter.fit(job)
-    assert job.file.with_suffix(".txt").read_text().split() == job.dataset.ids
+    assert job.listed == job.dataset.ids
     for name, p, lr in (("weight", conv.weight, 0.5), ("bias", conv.bias, 1.0)):
         assert p is not None
         assert p.grad is not None
@@ -276,6 +276,7 @@ def test_weights_are_made_once_and_found_by_the_networks_name(tmp_path: Path, ki
     assert "nothing to do" in lines[-1]
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.checkpoint"))
+    assert path.with_suffix(".txt").is_file() == (kind != "broadcam")
     layers = ["method.broadcam.layers=[layer2,layer3]"] if kind == "broadcam" else []
     job = prepare_run(run_config(tmp_path, f"method=[{kind}]", *layers))
     assert job.methods[kind].weights.path == path  # type: ignore[attr-defined]

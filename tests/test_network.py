@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from eigencam.networks import caffe
+from eigencam.networks import weights as weights_module
 from eigencam.networks.network import Preprocess, load_network
 
 SHARED = os.environ.get("EIGENCAM_SHARED")
@@ -117,6 +118,19 @@ def test_a_damaged_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     description = describe(_target_="torchvision.models.alexnet", args={}, weights="IMAGENET1K_V1", layer="features.11")
     with pytest.raises(ValueError, match=r"alexnet-owt-7be5be79\.pth, is damaged \(.*\); remove the file"):
         load_network(description)
+
+
+def test_a_whole_download_is_not_called_damaged_whatever_fails(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    for name, damaged in (
+        (f"net-{digest[:8]}", False),
+        (f"net_{digest[:8]}", False),
+        ("net", False),
+        ("net-0000aaaa", True),
+    ):
+        (tmp_path / f"{name}.pth").write_bytes(b"weights")
+        assert weights_module._is_damaged(tmp_path / f"{name}.pth", TypeError("an argument")) is damaged
+    assert not weights_module._is_damaged(tmp_path / "none-0000aaaa.pth", TypeError("an argument"))
 
 
 @pytest.mark.parametrize("args", [None, {}])

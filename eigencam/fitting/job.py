@@ -64,6 +64,7 @@ class FitJob:
         skip_bad_truth: leave out images with impossible boxes, labels or masks.
         bad: images, by position, that could not be decoded.
         notes: what the fitter adds to `about` at the end.
+        listed: ids of the images, for the .txt beside the file, with which an evaluation leaves them out.
     """
 
     network: Network
@@ -75,6 +76,7 @@ class FitJob:
     skip_bad_truth: bool = False
     bad: dict[int, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    listed: list[str] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
@@ -172,7 +174,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
         if bad := [job.bad[i] for i in sorted(job.bad)]:
             say("\n".join(["  left out:", *bad]))
         fitted.write(file, tensors, job.about | job.notes | {"log": log, "bad_images": len(bad)})
-        if ids := job.notes.get("head", {}).get("fitted_on"):
+        if ids := job.listed or job.notes.get("head", {}).get("fitted_on"):
             write_text(file.with_suffix(".txt"), "\n".join([*ids, ""]))
         job.checkpoint.unlink(missing_ok=True)
     say(f"{title}: {file}")

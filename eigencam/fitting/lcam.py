@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from eigencam.datasets.base import Dataset
-from eigencam.files import write_text
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.lcam import Loss, attention_logits, masked_image
@@ -92,10 +91,10 @@ class LCAMFit:
         return self.lr * self.decay ** (epoch if self.decay_until is None else min(epoch, self.decay_until))
 
     def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Train, resuming from the last checkpoint; the ids of the images go into a .txt beside the weights."""
+        """Train, resuming from the last checkpoint."""
         state = self.first(job)
         descend(job, self, state)
-        write_text(job.file.with_suffix(".txt"), "\n".join([*job.dataset.ids, ""]))
+        job.listed = [name for i, name in enumerate(job.dataset.ids) if i not in job.bad]
         return state.tensors, state.log
 
     def first(self, job: FitJob) -> Descent:

@@ -1,6 +1,7 @@
 """Weights files: their location, content and checksums; torchvision's weights."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,12 @@ def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.M
 
 
 def _is_damaged(path: Path, error: Exception) -> bool:
-    """Whether a download has not the checksum that its name ends with, as torch said or as its file has."""
+    """Whether a download lacks the checksum that its name ends with, as torch says or as the file shows."""
     if not path.is_file():
         return "invalid hash value" in str(error)
+    named = re.search(r"[-_]([0-9a-f]{8,})$", path.stem)
     with path.open("rb") as file:
-        return not hashlib.file_digest(file, "sha256").hexdigest().startswith(path.stem.rpartition("-")[2])
+        return bool(named) and not hashlib.file_digest(file, "sha256").hexdigest().startswith(named[1])
 
 
 def hash_parameters(module: nn.Module) -> str:

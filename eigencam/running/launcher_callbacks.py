@@ -53,7 +53,8 @@ class Tidy(Callback):
             for path in folder.rglob(pattern):
                 path.unlink(missing_ok=True)
         for log in list(folder.rglob("*_log.out")):
-            if any(words in log.read_text(errors="replace") for words in NOTHING_DONE):
+            said = log.read_text(errors="replace")
+            if any(words in said for words in NOTHING_DONE):
                 for path in (log, log.with_suffix(".err")):
                     path.unlink(missing_ok=True)
         for path in sorted(folder.rglob("*"), reverse=True):

@@ -43,7 +43,7 @@ from eigencam.store.shards import Shard
 from eigencam.store.summing import summed_up
 
 FLUSHES = 50
-"""Least time between two writes of finished rows, in multiples of the time of one (half a second for 50 results)."""
+"""Least time between two writes of finished rows, in multiples of the time of one (0.3 s for 55 results)."""
 
 LONGEST = 600.0
 """Seconds after which they are written in any case."""
