@@ -12,7 +12,8 @@ On a CPU, where both share the cores, the limit is 1 / (1 / decode + 1 / forward
 The table of `--out` gets a row for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
 random textures of 500 x 375, or of the sizes in `--sizes`, a file with `name,width,height` per line. `--keep FOLDER`
 keeps them for the next command. `--resume` does nothing if the file of `--out` has a row of the same command. Memory:
-by how much the main process's largest resident size exceeds that of the first tenth of the run.
+by how much the main process's largest resident size exceeds that of the first tenth of the run. `outside`: seconds of
+the run before the first batch and after the last (checks and summaries), which do not grow with the images.
 """
 
 import argparse
@@ -41,6 +42,8 @@ from eigencam.running.loading import InputImages, load
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.run import run
 from eigencam.store.environment import git, keep_freed_memory
+from eigencam.store.records import Result
+from eigencam.store.schema import Run
 
 TEXTURES: list[Image.Image] = []
 METHODS = "eigencam,gradcam,gradcampp,xgradcam,layercam"
@@ -162,8 +165,8 @@ def main() -> None:
         job = prepare(composed(args, root, Path(folder, "none")))
         rates, tenths = repeated(args, job, root, Path(folder))
     n, memory, gpu = len(job.dataset.ids), max(tenths) / tenths[0] - 1, job.network.device.type == "cuda"
-    limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, _ in rates]
-    ratios = [r / limit for (_, _, r), limit in zip(rates, limits, strict=True)]
+    limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, *_ in rates]
+    ratios = [r / limit for (_, _, r, _), limit in zip(rates, limits, strict=True)]
     print(f"run over its limit: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {n}")
     print(f"resident memory: {100 * memory:+.1f} % from the first tenth on; MiB at most in each tenth:", end=" ")
     print(*(f"{most:.0f}" for most in tenths))
@@ -173,7 +176,8 @@ def main() -> None:
         line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
         line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
         before = _rows(args.out)[1:] if args.out.is_file() else []
-        about = "images per second of each, and the run's rate over its limit; `memory`: growth after the first tenth"
+        about = "images per second of each, seconds of a run outside its batches, the run's rate over its limit; "
+        about += "`memory`: growth after the first tenth"
         measuring.write(args.out, [], about, HEADER, [*before, line])
 
 
@@ -199,23 +203,33 @@ def arguments() -> argparse.Namespace:
 
 def repeated(
     args: argparse.Namespace, job: Job, root: str, folder: Path
-) -> tuple[list[tuple[float, float, float]], list[float]]:
-    """Images per second of decoding, network and run, for each repeat; largest MiB in each tenth of the last run."""
+) -> tuple[list[tuple[float, float, float, float]], list[float]]:
+    """Images per second of decoding, network and run, and the run's seconds outside its batches, for each repeat.
+
+    Also the largest MiB in each tenth of the last run.
+    """
     n, rates, tenths = len(job.dataset.ids), [], [0.0]
     for repeat in range(args.repeats):
         alone = decode(job), forward(job)
         with watched() as seen:
             start = time.perf_counter()
-            run(composed(args, root, folder / str(repeat)), say=lambda _: None)
-            rates.append((*alone, n / (time.perf_counter() - start)))
+            done = run(composed(args, root, folder / str(repeat)), say=lambda _: None)
+            taken = time.perf_counter() - start
+        rates.append((*alone, n / taken, taken - max(map(_in_batches, done.results.values()))))
         tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
-        print("images per second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
+        text = "images per second: decode {:.1f}, forward {:.1f}, run {:.1f}, of which {:.1f} s outside the batches"
+        print(text.format(*rates[-1]), flush=True)
     return rates, tenths
+
+
+def _in_batches(result: Result) -> float:
+    """Seconds that a run spent in its batches, as it recorded them."""
+    return sum(Run.read(path).seconds for path in (result.folder / "runs").glob("*.json"))
 
 
 HEADER = [
     *("machine", "command", "code", "images", "n"),
-    *(f"{what}{end}" for what in ("decode", "forward", "run", "ratio") for end in ("", "_min", "_max")),
+    *(f"{what}{end}" for what in ("decode", "forward", "run", "outside", "ratio") for end in ("", "_min", "_max")),
     *("memory", "not_to_be_compared"),
 ]
 
