@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import Boxes, iou
+from eigencam.evaluation.average_precision import average_precision
 
 LEAST = 0.5
 """Smallest overlap of a hit."""
@@ -79,19 +80,8 @@ def mean_average_precision(detections: Sequence[Detected], classes: int) -> tupl
     states = np.concatenate([one.states for one in detections])
     counts = np.bincount(np.concatenate([one.objects for one in detections]), minlength=classes)
     by_class = {
-        label: _area(scores[of_label], states[of_label], int(counts[label]))
+        label: average_precision(scores[of_label], states[of_label], int(counts[label]))[0]
         for label in range(classes)
         if counts[label] and (of_label := (labels == label) & (states >= 0)) is not None
     }
     return float(np.mean([*by_class.values()])) if by_class else float("nan"), by_class
-
-
-def _area(scores: NDArray[np.float64], hits: NDArray[np.int64], objects: int) -> float:
-    """Area under the curve made monotonic; detections of equal score enter together."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1) if len(ranked) else np.zeros(0, int)
-    right = np.cumsum(hits[order])[last]
-    recall, precision = right / objects, right / (last + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall, prepend=0.0) * best).sum())

@@ -43,6 +43,9 @@ class PackagedMethod(Method, Protocol):
         version: raised when a change alters a number or a default (`eigencam.store.versions`).
         needs: the cost per image, in words: "1 forward, 1 backward".
         needs_gradient: whether it calls `forward.gradients`.
+
+    Some declare `baseline = True`, or a `caveat`: the footnote of every table with a method whose paper could not be
+    read.
     """
 
     @property
