@@ -27,8 +27,8 @@ LAST_CLASS = VOID - 2
 """The largest class that a mask can hold; its value there is 1 + class."""
 
 MASK_VALUES = (
-    "0 is background, 1 + class an object, 255 void; a bool or 0/255 mask of class k becomes one by "
-    "np.where(mask, 1 + k, 0).astype(np.uint8); dataset=folder reads it with dataset.mask_values={object: 255}"
+    "0 is background, 1 + class an object, 255 void; convert a bool or 0/255 mask of class k by "
+    "np.where(mask, 1 + k, 0).astype(np.uint8); dataset=folder reads 0/255 with dataset.mask_values={object: 255}"
 )
 
 
@@ -91,7 +91,9 @@ class Truth:
             raise self.fault(f"image_id {self.image_id!r}; allowed is a text that is not empty")
         size = tuple(whole(side) for side in self.size)
         if len(size) != 2 or None in size or not (size == (0, 0) or min(s for s in size if s is not None) > 0):
-            raise self.fault(f"size {self.size!r}; allowed are two whole numbers, (height, width), more than 0")
+            raise self.fault(
+                f"size {self.size!r}; allowed are two whole numbers, (height, width), more than 0, or (0, 0) if unknown"
+            )
         if (label := whole(self.label)) is None or label < -1:
             raise self.fault(f"label {self.label!r}; allowed are whole numbers from 0, and -1 where there is no label")
         if self.foreground not in ("label", "any"):
@@ -227,9 +229,9 @@ def whole(value: object) -> int | None:
 class Dataset(Protocol):
     """Images with their ground truth, in an order that depends on the image ids alone.
 
-    A dataset may also have `faults`, by image id: faults in the ground truth that its lists reveal before any image
-    is read. It may have `digest(i)`, a text that identifies image `i` (`eigencam.datasets.digest`); without it, the
-    decoded pixels are hashed.
+    A dataset may also have `faults`: by image id, the faults in the ground truth that are known from the dataset's
+    lists before any image is read. It may have `digest(i)`, a text that identifies image `i`
+    (`eigencam.datasets.digest`); without it, the decoded pixels are hashed.
 
     Attributes:
         name: short name, part of a result's folder name, e.g. `voc2012`.

@@ -27,13 +27,13 @@ from eigencam.datasets.reading import Reading
 LONGEST_OUTLINE = 4_000_000
 """Maximum number of pixels on the outline of one object; COCO's code takes about 40 bytes for each."""
 
-_SEGMENTATION = "allowed are polygons, lists of 6 numbers or more (x1, y1, x2, y2, ...), or run lengths"
+_SEGMENTATION = "allowed are polygons (lists of at least 6 numbers: x1, y1, x2, y2, ...) or run lengths"
 _LONGEST_COUNT = 7  # characters of 5 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """The content of a file of instances; row `i` is image `images[i]`.
+    """The content of a file of instances; item `i` of `sizes`, `objects` and `faults` is that of `images[i]`.
 
     Attributes:
         images: as in the file, sorted.
@@ -67,7 +67,7 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool |
     with Reading(path, "COCO's instances (images, annotations, categories)") as file:
         data = file.json()
         if not isinstance(data, dict):
-            raise ValueError(f"a {type(data).__name__}, as results are; ground truth is an object")
+            raise ValueError(f"a {type(data).__name__}; ground truth is an object (a file of detections is a list)")
         images = sorted(data["images"], key=order)
         categories = sorted(data["categories"], key=lambda category: category["id"])
         unique([str(image["id"]) for image in images], [image.get("file_name", "an image") for image in images])
@@ -207,7 +207,7 @@ def _runs_fault(runs: Mapping[str, Any], size: tuple[int, int]) -> str:
 def unpacked(text: str) -> list[int]:
     """The run lengths in COCO's packed text: 5 bits per character, low bits first.
 
-    From the fourth number on, its difference from the number two places before it is stored.
+    From the fourth number on, the text holds differences: each number minus the one two places earlier.
 
     Raises:
         ValueError: the text is not of this form.

@@ -1,4 +1,4 @@
-"""A folder of the user's images, optionally with labels, boxes and masks; no class to write.
+"""A folder of the user's images, optionally with labels, boxes and masks; the user writes no Python class.
 
     Folder("photos")                                            # images alone; target=predicted
     Folder("photos", labels="folders")                          # photos/cat/1.jpg
@@ -75,8 +75,8 @@ class Folder(ImageFiles):
             boxes: a CSV file, COCO's JSON of instances, or a folder of VOC's XML files.
             masks: folder of masks, each with the name of its image.
             classes: names in the order of the network's outputs: a list, or a text file with one per line. A label may
-                be only the first word of a name. By default the classes that occur: whole numbers from 0 up to the
-                largest, or names sorted.
+                be only the first word of a name. By default the categories of COCO's file, else the classes that
+                occur: whole numbers from 0 up to the largest, or names sorted.
             class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
             box_format: format of a CSV file's boxes: `xyxy` or `xywh`.
             box_origin: number of the first pixel in a CSV file, 0 or 1.
@@ -278,7 +278,11 @@ def _masks(folder: Path | None) -> Source[Path] | None:
 
 
 def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path, allow_missing: bool) -> list[int]:
-    """The positions of the images that all files annotate. Raises FileNotFoundError if any is not, unless allowed."""
+    """The positions of the images that all files annotate.
+
+    Raises:
+        FileNotFoundError: an image is not annotated by all files and `allow_missing` is false, or no image is.
+    """
     kept = [i for i, one in enumerate(ids) if all(one in members for members in known.values())]
     if len(kept) == len(ids) or (allow_missing and kept):
         return kept

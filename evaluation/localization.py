@@ -93,7 +93,7 @@ class Localization:
         return row_of_boxes(boxes, truth)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return each row's contribution: wrong boxes and labels of rows with a box, and what a metric may lack."""
+        """Return each row's contribution: wrong box, wrong label, and missing map or prediction."""
         boxed = rows["iou"].notna().to_numpy()
         iou = states.at_worst(rows, iou=0.0)["iou"].to_numpy(np.float64)
         wrong_box, label = iou < self.iou, rows["label"].to_numpy(np.int64)
@@ -168,7 +168,7 @@ class Localization:
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-        """Number of images with a box, and of those whose box overlaps the object by at least each overlap."""
+        """Number of images with a box (`n`), and of those whose box reaches each overlap, the required one last."""
         ious = states.at_worst(rows, iou=0.0)["iou"].dropna().to_numpy(np.float64)
         at = np.append(_OVERLAPS, self.iou)
         return {"hits": (ious >= at[:, None]).sum(axis=1), "n": np.array([len(ious)])}
@@ -210,7 +210,7 @@ def _row(box: NDArray[np.float64], truth: Truth, state: str) -> Row:
 
 
 def _rank_of_label(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """(N,): rank of the label among the network's classes, from 1; 0 if not among them, -1 if not comparable."""
+    """(N,): rank of the label in the row's `top5`, from 1; 0 if it is not there, -1 if it cannot be compared."""
     ranks = np.full(len(rows), -1)
     if "top5" not in rows:
         return ranks

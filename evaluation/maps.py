@@ -49,8 +49,8 @@ class ScoreMap:
         size: (height, width) of the original image, pixels.
         region: (x0, y0, x1, y1) half-open, in pixels of the original image: the part of it that the map covers, e.g.
             a centre crop; it may reach beyond the image. None: the whole image.
-        image_memo: shared by maps of the same image and region with the same truth, for values computed from these
-            alone; None: such values are computed anew, since the truth may differ.
+        image_memo: cache of values that depend only on image, region and truth, shared by the maps for which these
+            three are the same; None: such values are computed anew for each map, since the truth may differ.
     """
 
     values: NDArray[Any]
@@ -195,7 +195,10 @@ def check_rule(rule: str, threshold: float, component: str = "largest") -> None:
 
 
 def cut(score_map: ScoreMap, rule: Rule, threshold: float) -> np.float32:
-    """The value above which (strictly) a pixel of `score_map.full` is foreground; infinite without foreground."""
+    """The value above which (strictly) a pixel of `score_map.full` is foreground.
+
+    It is infinite if no value is positive, except under `range`.
+    """
     return cuts(score_map, rule, (threshold,))[0]
 
 
@@ -264,7 +267,8 @@ def components(masks: NDArray[np.bool_]) -> Components:
 def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int32]:
     """The 8-connected components of (H, W) values above any cut, (K, 10) as in `smooth_component_tree`.
 
-    A component that is the same above several cuts occurs once; thresholds are indices of the finite cuts, ascending.
+    The finite cuts are taken in ascending order, 255 at a time. Within these, a component that is the same above
+    several cuts occurs once, and its thresholds (`LOW`, `HIGH`) count the cuts.
     """
     from eigencam.evaluation import kernels, smooth_component_tree  # importing numba takes time
 

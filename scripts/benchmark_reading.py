@@ -2,10 +2,11 @@
 
     python scripts/benchmark_reading.py --out results/speed_of_reading.csv
 
-The results are made once, in a temporary folder: every network with every method and five evaluators. Rows are those of
-the evaluators for random maps and truths; networks share them. Each command runs in a process of its own, `--repeats`
-times, in turn; the time is the process's user and system time, start included. `report` has no images; it is measured
-with the curves that are kept beside the rows, and at the end without these files.
+The results are made once, in a temporary folder or `--keep`: every network with every method and five evaluators. The
+evaluators compute the rows from random maps and truths; all networks share the same tables. Each command runs in a
+process of its own, `--repeats` times, in turn; the time is the process's user and system time, start included. `report`
+has no images. It is measured with the curves that are kept beside the rows and, unless `--keep` is given, again
+at the end, after the files of these curves have been deleted.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def make(root: Path, networks: int, methods: int, images: int) -> None:
 
 
 def seconds(*words: str, bytecode: Path) -> float:
-    """User and system time of a command, whose modules are compiled in a folder."""
+    """Return the user and system time of a command; the folder `bytecode` caches its compiled modules."""
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     variables["PYTHONPYCACHEPREFIX"] = str(bytecode)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -75,7 +75,7 @@ def run(*words: str | Path, cwd: Path) -> None:
 
 
 def main() -> int:
-    """Return 0 if the wheel is complete and works; with --out, also the source distribution."""
+    """Check the wheel and, with --out, the source distribution; return 1 if the wheel's content differs, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the wheel, and the source distribution, here")
     out = parser.parse_args().out

@@ -3,11 +3,11 @@
     python scripts/interval_coverage.py --out results/coverage.csv     (1.5 minutes of one core: 2,000 samples per row)
     python scripts/interval_coverage.py --samples 300 --sizes 30,100
 
-It covers every kind of metric, from 5 to 5,000 images, rates up to 0 and 1, and rows that share an image. Rates of
+It covers every kind of metric, 5 to 5,000 images, rates close to 0 and to 1, and several objects per image. Rates of
 independent images are not simulated: the binomial distribution is summed, over 999 rates from 0.001 to 0.999. For these
 `coverage` is the mean and `least` the minimum, and `misses_low` and `misses_high` are the worst tails. For everything
-else `coverage` is the fraction of the printed intervals that contain the true value, and `misses_low` the fraction that
-lie below it.
+else `coverage` is the fraction of intervals that contain the true value, and `misses_low` the fraction that lie below
+it. Both are fractions of the intervals that are not NaN; `printed` is how many of all samples have one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Memory per image of a large dataset's lists, in bytes: fabricated lists, resident memory before and after.
+"""Memory per image of a large dataset's lists, in bytes: resident memory before and after fabricated lists are built.
 
     python scripts/list_memory.py --images 14000000
 
@@ -53,7 +53,7 @@ def tars(n: int) -> object:
 
 
 def measure(name: str, n: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> None:
-    """Put bytes per image, held and at the peak, measured in a separate process."""
+    """Build the lists `name` for `n` images, and put the bytes per image, held and at the peak, into the queue."""
     before = resident()
     held = globals()[name](n)
     after = resident()

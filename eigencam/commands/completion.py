@@ -85,7 +85,7 @@ def candidates(line: str) -> list[str]:
 
 
 def _arguments(parser: argparse.ArgumentParser, last: str, before: list[str]) -> Iterable[str]:
-    """The options of a subcommand, or the values of the option before the cursor."""
+    """The values of the option before the cursor; else options after a `-`; else values of positional arguments."""
     for action in parser._actions:
         if before and before[-1] in action.option_strings and action.choices:
             return map(str, action.choices)

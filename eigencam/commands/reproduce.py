@@ -1,7 +1,8 @@
 """`eigencam reproduce TABLE …`: run the commands in a table's header into a fresh folder, and compare every cell.
 
-For a folder of results or a bundle, it runs the commands of the claimed results, or of the one result named, and
-compares rows and metrics. A claimed result that is reproduced is no longer claimed.
+For a folder of results or a bundle, it runs the commands of the claimed results (those from a bundle that nobody has
+reproduced on this machine), or of the one result named, and compares rows and metrics. Once reproduced with the same
+values, a result is no longer claimed.
 
     eigencam reproduce results/real_voc/tables.md paths.voc=/data/VOCdevkit paths.weights=/data/weights
     eigencam reproduce table_of_a_stranger.csv --limit 100
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tables that this program wrote (.md, .csv, .tex), folders of results, bundles; paths.NAME=DIR, device=",
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="at most N images per dataset; larger ones get no verdict"
+        "--limit", type=int, metavar="N", help="at most N images per dataset; no verdict on larger datasets"
     )
     parser.add_argument(
         "--out",
@@ -56,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run and compare; returns 1 if a cell differs, 2 if no cell could be compared."""
+    """Run and compare; returns the largest status of all inputs.
+
+    The status of an input is 1 if a cell or a result differs, and 2 if nothing could be compared (for a table, only if
+    none of its jobs finished either); else 0.
+    """
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit {args.limit}; allowed: 1 or more")
     settings, named = settings_and_paths(args.inputs)

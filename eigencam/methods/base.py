@@ -1,4 +1,4 @@
-"""The contract of methods: what a method is, what it may declare, and the only place that reads these declarations.
+"""The contract of methods: what a method is, what it may declare, and functions that read these declarations.
 
 A method is any callable `(forward, targets)`, including a plain function. All declarations are optional; the default
 of each is in the function below that reads it. Methods of this package declare everything in `FixedMethod` or
@@ -97,7 +97,7 @@ class FromFiles(Protocol):
     """A method that reads files named by its parameters."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what changes its maps besides its parameters: checksums of the files, by parameter."""
+        """Return what changes its maps besides its parameters: for example checksums of the files."""
         ...
 
 
@@ -156,7 +156,10 @@ def follows(method: Method) -> frozenset[str] | None:
 
 
 def differentiates(method: Method) -> str:
-    """Return what a method differentiates the logits with respect to: `image`, `layer` or, by default, ""."""
+    """Return what a method differentiates the logits with respect to: `image`, `layer` or "" (nothing).
+
+    Default: `layer` if the method declares `needs_gradient = True`, else "".
+    """
     return getattr(method, "differentiates", "") or ("layer" if getattr(method, "needs_gradient", False) else "")
 
 

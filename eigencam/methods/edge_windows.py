@@ -6,18 +6,17 @@ grouped, and a group that crosses the border of the window does not count:
 $$s(b) = \frac{\sum_{g \text{ inside } b} m_g - \sum_{p \in b^{in}} m_p}{2 (w + h)^\kappa}$$
 
 m_g is the sum of a group's magnitudes. $b^{in}$ is the window of half the width and height with the same centre, whose
-edges say little about the outline; $\kappa = 1.5$. A group is inside if its mean position is. The windows are those
-of a sliding window (`eigencam.methods.windows.sliding`, alpha = 0.65); those that overlap a better one by more than
-0.75 are dropped.
+edges say little about the outline; $\kappa = 1.5$. A group is inside if its mean position is inside and none of its
+pixels is on the border. The windows are those of a sliding window (`eigencam.methods.windows.sliding`, alpha = 0.65).
 
-The best windows are refined: each side is moved if that raises the score, first by half a window's step, then by
-half of that, down to a pixel.
+The best windows are refined: each side is moved if that raises the score, first by half the step of the sliding
+window, then by half of that, down to a pixel. Then windows that overlap a better one by more than 0.75 are dropped.
 
 It is simpler than the authors' method in three ways, so their numbers cannot be expected. Edges are the gradient of the
 smoothed image (the largest of the three channels), thinned along its direction, not structured forests learnt from
 drawn contours. Groups are 8-connected pixels whose directions fall into the same of 8 bins; EdgeBoxes links pixels
-until they turn by 90 degrees. A group across the border does not count, whereas EdgeBoxes weights the groups that it
-leads to by the affinity of their directions.
+until they turn by 90 degrees. Here a group across the border simply does not count; EdgeBoxes also lowers the weights
+of the groups connected with it, by the affinity of their directions.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Maps or boxes made elsewhere, as methods: a folder of `<image id>.npy` or `.png` files, or a file of boxes.
 
-A map covers what the network sees of the image (all of it with `resize: squash`), at any resolution; a .npy file
-holds (h, w) numbers, a .png file 8 or 16 bit grey levels. So a method in another language, or one too slow to run
+A map covers what the network sees of the image (all of it if preprocessing squashes it), at any resolution; a .npy
+file holds (h, w) numbers, a .png file 8 or 16 bit grey levels. So a method in another language, or one too slow to run
 again, becomes a row of the same table. Boxes go to evaluators that take boxes; `eigencam score` needs no network.
 """
 
@@ -52,7 +52,7 @@ class MapFiles:
         object.__setattr__(self, "files", find_maps(self.folder))
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32 at the input's size, to which maps are resized bilinearly; else at the maps' own size."""
+        """(N, H, W) float32: with `resize`, scaled bilinearly to the input's size; without, at the maps' own size."""
         size, maps = tuple(forward.images.shape[2:]), []
         if lack := "" if self._of.keys() >= set(forward.ids) else self.lacking(forward.ids):
             raise FileNotFoundError(lack)
@@ -89,7 +89,8 @@ class MapFiles:
 class BoxFiles:
     """The boxes of a file: COCO's results (.json), or the ILSVRC devkit's lines (`label x1 y1 x2 y2`, any other name).
 
-    Line k of the devkit's format is the dataset's image k; labels are ignored. Images without a box have none.
+    Line k of the devkit's format is the dataset's image k; labels are ignored. An image without a box there
+    gets none.
 
     Attributes:
         file: plain or gzipped; see `eigencam.evaluation.predictions`.
@@ -113,11 +114,18 @@ class BoxFiles:
             file.regular()
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[NDArray[np.float64]]:
-        """For each image (K, 5), with scores that decrease in the file's order."""
+        """For each image (K, 5), best first, with scores 0, -1, ...
+
+        COCO's results are sorted by score; boxes of a devkit line are in the order of the line.
+        """
         return [self._boxes.get(name, np.zeros((0, 5))) for name in forward.ids]
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Read the file for these images; return the fault if it is for other images."""
+        """Read the file for these images; return the fault if the number of a devkit file's lines is another.
+
+        Raises:
+            ValueError: the file is invalid, or COCO's results name an image that is not among these.
+        """
         ids = ids if isinstance(ids, Sequence) else list(ids)
         names, path = list(ids), expand(self.file)
         if path.name.lower().endswith((".json", ".json.gz")):

@@ -1,15 +1,15 @@
 r"""Opti-CAM: channel weights optimised by gradient steps for each image.
 
-Opti-CAM (Zhang et al., CVIU 2024, arXiv 2301.07002): with $\alpha = \operatorname{softmax}(u)$ and
-$M = s(U(\sum_k \alpha_k \operatorname{ReLU}(A_k)))$, enlarged to the image and scaled to 0..1, the u that maximises the
-class's logit of the masked image, $f_c(X \odot M)$, by `steps` steps of Adam with learning rate `rate` from u = 1/2.
-The map is the weighted sum of the channels.
+Opti-CAM (Zhang et al., CVIU 2024, arXiv 2301.07002) maximises the class's logit of the masked image, $f_c(X \odot M)$,
+over u, where $\alpha = \operatorname{softmax}(u)$ and $M = s(U(\sum_k \alpha_k \operatorname{ReLU}(A_k)))$; U enlarges
+to the image's size and s scales to 0..1. It takes `steps` steps of Adam with learning rate `rate` from u = 1/2. The map
+is the sum of the channels weighted by alpha.
 
 X is in 0..1 when it is masked, so hidden pixels are black, as in the authors' code (hanwei0912/OptiCAM@78339fa), which
-normalises inside the network. Its stop after every tenth of the steps, if the loss of the whole batch has risen, is
-omitted, so that a map depends only on its image. 50 steps at 0.1 are its settings for
-ImageNet. Each image is optimised alone, also on a GPU, since steps of Adam amplify the rounding of a batch. A constant
-sum gives the mask 0; theirs divides 0 by 0.
+normalises inside the network. That code checks after each 10 % of the steps whether the loss of the whole batch has
+risen, and stops if it has; this check is omitted, so that a map depends only on its image. 50 steps at 0.1 are the
+authors' settings for ImageNet. Each image is optimised alone, also on a GPU, since steps of Adam amplify the rounding
+of a batch. A constant sum gives the mask 0; theirs divides 0 by 0.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class OptiCAM:
     layer: str | None = None
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # of its masks
+    needs_gradient: ClassVar[bool] = False  # its gradients are with respect to u, not to the layer's output
     differentiates: ClassVar[str] = "image"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhang et al., CVIU 2024"

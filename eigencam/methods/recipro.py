@@ -1,4 +1,4 @@
-r"""Recipro-CAM: the network's output for each position of a layer alone. No gradient.
+r"""Recipro-CAM: the network's output when only one position of a layer is kept, for each position. No gradient.
 
 Recipro-CAM (Byun & Lee, CVPR Workshops 2024, arXiv 2209.14074): the map at (u, v) is the network's probability of the
 class when only that position of the layer's output A is kept,
@@ -11,7 +11,8 @@ it for convolutional networks (sybyun/ReciproCAM@bfbf22c).
 
 The authors' code scales the map to 0..1; `scaled: false` leaves the probabilities as they are. Their least value is not
 0, and a threshold that is a share of the maximum would take in the whole image. `score: logit` uses the logit in place
-of the probability. In front of an average over the positions and a linear layer that is CAM / (h w) plus the bias.
+of the probability. If only an average over the positions and a linear layer follow the layer, the unscaled map of
+logits is CAM / (h w) plus the bias.
 """
 
 from dataclasses import dataclass
@@ -47,14 +48,14 @@ class ReciproCAM:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Byun & Lee, CVPR Workshops 2024"
-    needs: ClassVar[str] = "1 forward, h w times what lies behind the layer"
+    needs: ClassVar[str] = "1 forward; h w times what lies behind the layer"
     networks: ClassVar[str] = "that `torch.fx` can trace"
 
     def __post_init__(self) -> None:
         one_of(self, "score", SCORES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32 in 0..1; scaled, a constant map is 0."""
+        """(N, h, w) float32, in 0..1 unless it is an unscaled map of logits. A constant map is scaled to 0."""
         activations = forward.activations(self.layer)
         n, _, h, w = activations.shape
         positions, columns = h * w, activations.flatten(2)

@@ -48,7 +48,7 @@ def refusal(method: Method, network: "Network") -> str:
 
 
 def traced(network: "Network") -> Trace:
-    """What the network does with an image of noise."""
+    """What the network does with the image of `probe`."""
     return trace(network.module, probe(network))
 
 

@@ -17,7 +17,7 @@ common map, and any other method explains A alone, whose CAM is read from `class
 
 References: X. Zhang et al., "Adversarial complementary learning for weakly supervised object localization", CVPR 2018
 (t 0.6: xiaomengyc/ACoL@8b59d00); the form is that of clovaai/wsolevaluation@96f4b88, whose t is 0.7 by default. A
-constant map erases nothing, here as in that code, which divides it by 0.
+constant map erases nothing: here it is scaled to 0; in that code to 0 / 0 = NaN, which is not at least t.
 """
 
 from collections import OrderedDict
@@ -65,7 +65,8 @@ class ACoL(nn.Module):
         super().__init__()
         self.features, self.threshold, self.new_layers = features, threshold, tuple(new_layers)
         self.classifier_B = _classifier(channels, width, classes, start)
-        self.classifier_A = _classifier(channels, width, classes, start)  # last, where the last layer is looked for
+        # registered last, since `eigencam.methods.cam` takes the last linear or convolutional layer for the head
+        self.classifier_A = _classifier(channels, width, classes, start)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ class ACoL(nn.Module):
 
         Args:
             features: (N, C, h, w).
-            first: (N, h, w) of the first classifier, whose largest values are erased.
+            first: (N, h, w) maps of the first classifier; where they are at least t after scaling, features are erased.
         """
         return self.classifier_B(features * (scaled(first) < self.threshold)[:, None])
 
@@ -141,7 +142,7 @@ acol.version = 1  # type: ignore[attr-defined]
 
 
 def trunk(module: nn.Module, layer: str) -> tuple[nn.Sequential, int]:
-    """Return a network up to a layer, with the names of its modules, and the number of the layer's channels.
+    """Return the part of a network up to a layer, whose modules keep their names, and the layer's number of channels.
 
     The modules behind the layer are dropped. A probe of noise tests that the remaining ones compute what the network
     computes.
@@ -163,12 +164,12 @@ def trunk(module: nn.Module, layer: str) -> tuple[nn.Sequential, int]:
             ours = made.eval()(probe)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"{refused}{type(module).__name__}'s do not run so ({' '.join(str(error).split())[:120]})"
+            f"{refused}the modules of {type(module).__name__} do not run so ({' '.join(str(error).split())[:120]})"
         ) from None
     finally:
         hook.remove()
     if not isinstance(theirs, Tensor) or theirs.ndim != 4 or not torch.equal(theirs, ours):
-        raise ValueError(f"{refused}{type(module).__name__}'s, run so, give another output")
+        raise ValueError(f"{refused}run so, the modules of {type(module).__name__} give another output")
     return made.train(module.training), ours.shape[1]
 
 
@@ -204,7 +205,7 @@ def wsol_resnet50_acol(
 def wsol_inception_v3_acol(
     classes: int = 1000, large: bool = False, pretrained: str | None = None, threshold: float = 0.7
 ) -> ACoL:
-    """Inception-v3 up to Mixed_6e; the authors leave the classifiers' first weights to torch."""
+    """Inception-v3 up to Mixed_6e; the authors leave the classifiers' initial weights to torch."""
     return ACoL(InceptionTrunk(large, pretrained), 768, classes, threshold=threshold, start=None)
 
 

@@ -42,8 +42,8 @@ class Preprocess:
             side to `short_side`, then the centre (classification, as torchvision and timm do it); `squash_crop`: the
             whole image to (`short_side`, `short_side`), then the centre; `pad`: the whole image, with its aspect ratio,
             as large as fits, centred on a border of the mean (timm's `border`).
-        short_side: length of the short side before a crop; if `size` is a pair, the length that corresponds to its
-            shorter side.
+        short_side: length of the short side before a crop; if `size` is a pair, it is enlarged until its shorter side
+            has this length, and before a `crop` the image just covers the enlarged rectangle.
         mean: per channel, of values in 0..1; as many numbers as the input has channels.
         std: per channel.
         bgr: whether the network takes BGR, as Caffe's do.

@@ -42,7 +42,8 @@ def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.M
     """A torchvision network with torchvision's own weights, downloaded into torch's cache if not there yet.
 
     torchvision sets the arguments that its weights need (`transform_input`, the image size of a ViT). `aux_logits` is
-    left to torchvision: it loads the auxiliary heads, drops them, and accepts no other value.
+    left to torchvision: to load the weights it always builds the auxiliary heads, drops GoogLeNet's afterwards, and
+    refuses `aux_logits=False`.
     """
     from torchvision.models import get_model_weights
 
@@ -79,7 +80,7 @@ def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.M
 
 
 def _is_damaged(path: Path, error: Exception) -> bool:
-    """Whether a download lacks the checksum that its name ends with, as torch says or as the file shows."""
+    """Whether a download's checksum is not the one that its name ends with, as torch reports or the file shows."""
     if not path.is_file():
         return "invalid hash value" in str(error)
     named = re.search(r"[-_]([0-9a-f]{8,})$", path.stem)

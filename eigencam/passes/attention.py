@@ -2,10 +2,10 @@
 
 Attention is a matrix product whose left factor comes from a softmax over its last axis, in any module or function.
 Fused attention (`scaled_dot_product_attention`, `multi_head_attention_forward`) does not expose its weights, so it is
-computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. Other operations
-have no attention weights, and methods that need these refuse the network. Rollout and the methods that read
-`eigencam.passes.recorded_graph` get attention from here. This module has no version: a change here that alters a number
-raises theirs.
+computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. No other operation
+counts as attention, and methods that need attention weights refuse a network in which none are found. Rollout and the
+methods that read `eigencam.passes.recorded_graph` get attention from here. This module has no version: a change here
+that alters a number raises theirs.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ WEIGHTS = "attention weights"
 """Key in `Forward.shared` of a batch's attention weights, set by a method that has recorded the batch's pass."""
 
 NO_ATTENTION = (
-    "its map is made of attention weights, a softmax that is multiplied by values of the positions, and the network "
+    "its map is made of attention weights (a softmax by which the positions' values are multiplied), and the network "
     "has none"
 )
 
@@ -52,7 +52,7 @@ class Attentive(Watch):
         """Called for each attention with the two factors of its product: (..., T, S) and (..., S, d)."""
 
     def compute(self, call: Call) -> Any:
-        """Return the output of an operation that is not fused attention; subclasses may replace it."""
+        """Return the output of an operation that is not computed in steps; subclasses may override this method."""
         return call()
 
     def perform(self, call: Call) -> Any:
@@ -162,9 +162,9 @@ IN_WINDOWS = "its attention is within windows, for which no source has a rule"
 
 
 def form_fault(shape: tuple[int, ...], count: int) -> str:
-    """Why weights of this shape are not (count, heads, T, T) or (count heads, T, T); "" if they are."""
+    """Why weights of this shape are not (count, heads, T, T) or (count * heads, T, T); "" if they are."""
     if shape[-1] != shape[-2]:
-        return f"a layer mixes positions by a matrix {shape[-2:]}; the product needs square ones of one size"
+        return f"a layer mixes positions by a matrix {shape[-2:]}; a product over layers needs square ones of one size"
     first, axes = shape[0], len(shape)
     if axes > 4 or first % count or (axes == 4 and first != count):
         return f"{IN_WINDOWS} (weights of {shape} for {count} images)"
@@ -205,7 +205,7 @@ class _Shown(Attentive):
 
 
 def _dot_products(call: Call) -> Callable[[], Tensor] | None:
-    """`scaled_dot_product_attention` in steps; None if it is random or groups queries."""
+    """`scaled_dot_product_attention` in steps; None if it has dropout, `is_causal` or grouped queries."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
     named = call.named(names)
     if named.get("dropout_p") or named.get("enable_gqa") or named.get("is_causal"):
@@ -238,7 +238,7 @@ MASKS = ("bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "
 
 
 def _multi_head(call: Call) -> Callable[[], tuple[Tensor, Tensor | None]] | None:
-    """`multi_head_attention_forward` in steps; None if it is random, or has masks or keys of its own."""
+    """`multi_head_attention_forward` in steps; None with dropout, masks, added keys or values, or without a batch."""
     named = call.named(MULTI_HEAD)
     random = named.get("dropout_p") and named.get("training", True)
     if random or named["query"].ndim != 3 or any(named.get(name) not in (None, False) for name in MASKS):

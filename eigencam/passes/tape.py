@@ -35,7 +35,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "shift": SUMS,
     "mean": ("mean",),
 }
-"""The functions that have a rule, for kinds of which not all functions have one."""
+"""The names of the functions that have a rule, for each kind in which some functions have none."""
 
 POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "ceil_mode")
 UNKNOWN = "unknown"
@@ -49,7 +49,7 @@ class Step:
         operation: a value of `OPERATIONS`, `picture` for the pass's input, or `unknown`.
         name: name of the torch function.
         sources: the steps whose outputs it reads, in order.
-        inputs: the kept parts of these outputs.
+        inputs: those of these outputs that are kept.
         shape: shape of its output.
         options: arguments, by name.
         shown: the value that later steps see instead of its output, if different.
@@ -117,7 +117,7 @@ def record(module: nn.Module, images: Tensor) -> Tape:
     """Run a network once and record its operations.
 
     Raises:
-        ValueError: its output depends on an operation that `OPERATIONS` does not have.
+        ValueError: its output depends on an operation without a rule, or does not come from the image.
     """
     with evaluating(module), torch.inference_mode(False), torch.no_grad():
         images = images.clone()
@@ -235,4 +235,4 @@ DESCRIBE: Mapping[str, Callable[[Tape, Step, tuple[Any, ...], Call], None]] = {
     "add": _added,
     "pad": _padded,
 }
-"""The arguments of an operation that are kept."""
+"""By operation, the function that keeps a step's inputs and arguments, or makes it `unknown` if no rule fits."""

@@ -1,4 +1,4 @@
-"""What `launcher=slurm` and `launcher=local` need besides submitit: jobs' states without `sacct`, and few files."""
+"""Additions to submitit for `launcher=slurm` and `launcher=local`: job states without `sacct`, removal of its files."""
 
 import subprocess
 from pathlib import Path

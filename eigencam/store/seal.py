@@ -48,10 +48,12 @@ def digest(content: bytes) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the checksum of a file; a file that has not changed since is not read again.
+    """Return the checksum of a file; a file that has not changed since the last call is not read again.
 
     Raises:
-        DamagedError: it cannot be read, or is not a regular file.
+        FileNotFoundError: there is none.
+        PermissionError: it may not be read.
+        DamagedError: it cannot be read for another reason, or is not a regular file.
     """
     with _reading(path):
         about = regular(path).stat()
@@ -161,7 +163,7 @@ def _no_number(text: str) -> float:
 
 
 def strict(value: Any) -> Any:
-    """Return the value with null for NaN and lists for tuples, as every JSON reader accepts."""
+    """Return the value with null for NaN and lists for tuples, so that every JSON reader accepts it."""
     if isinstance(value, Mapping):
         return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
