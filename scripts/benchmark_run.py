@@ -12,8 +12,9 @@ On a CPU, where both share the cores, the limit is 1 / (1 / decode + 1 / forward
 The table of `--out` gets a row for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
 random textures of 500 x 375, or of the sizes in `--sizes`, a file with `name,width,height` per line. `--keep FOLDER`
 keeps them for the next command. With `--resume`, nothing is measured if the file of `--out` already has a row of the
-same command. Memory: by how much the main process's largest resident size exceeds that of the first tenth of the run. `outside`: seconds of
-the run before the first batch and after the last (checks and summaries), which do not grow with the images.
+same command. Memory: by how much the main process's largest resident size exceeds that of the first tenth of the run.
+`outside`: seconds of the run before the first batch and after the last (checks and summaries), which do not grow with
+the images.
 """
 
 import argparse
@@ -176,9 +177,7 @@ def main() -> None:
         line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
         line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
         before = _rows(args.out)[1:] if args.out.is_file() else []
-        about = (
-            "images per second of decoding, network and run, seconds of a run outside its batches, rate over limit; "
-        )
+        about = "images per second of decoding, network and run, seconds of a run outside its batches, rate/limit; "
         about += "`memory`: growth after the first tenth"
         measuring.write(args.out, [], about, HEADER, [*before, line])
 
