@@ -11,9 +11,9 @@ separate process after a first call (`VmHWM`, Linux; on a GPU, the allocator's o
 return freed blocks at once.
 
 Methods with passes of their own (`forwards`): their time, divided by the number of network inputs they use and by a
-bare pass's time per input, in batches of the same size. Score-CAM runs 64 channels and RISE 256 masks, since the ratio
-does not depend on their number. Score-CAM of other libraries runs all channels of the layer; its inputs are counted
-where the network is called.
+bare pass's time per input, in batches of the same size. Each explains one image: Score-CAM with all channels of the
+layer, as other libraries do, RISE with 256 masks, Shap-CAM with 2 permutations. A library's inputs are counted where the
+network is called.
 
 At the end it lists the methods that took longer than another library's; `benchmark_evaluators.py` lists evaluators.
 
@@ -52,7 +52,7 @@ from eigencam.methods.smoothing import EigenSmooth
 from eigencam.networks.network import Network, load_network
 from eigencam.running.batch_maps import compute_maps
 
-NETWORKS = {"vgg16": "features.29", "resnet50": "layer4", "googlenet": "inception5b"}
+NETWORKS = {"vgg16": "features.29", "resnet18": "layer4", "resnet50": "layer4", "googlenet": "inception5b"}
 FIVE: dict[str, Method] = {
     "eigencam": EigenCAM(),
     "gradcam": GradCAM(),
@@ -95,7 +95,7 @@ PEERS: dict[str, dict[str, tuple[str, ...]]] = {
     "captum": {"gradcam": ("LayerGradCam",)},
 }
 MANY: dict[str, Method] = {
-    "scorecam": ScoreCAM(channels=64),
+    "scorecam": ScoreCAM(),
     "rise": RISE(masks=256),
     "shapcam": ShapCAM(permutations=2),
 }
@@ -237,7 +237,7 @@ class Shares:
 def many(network: Network, method: Method, label: str, repeats: int) -> list[float]:
     """Time over the number of inputs times a bare pass's time per input."""
     chunk, count = 32, [0]
-    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
 
     def call() -> None:
         count[0] = len(images)

@@ -194,7 +194,7 @@ class Windows(nn.Module):
         ("rows", "within windows, for which no source has a rule"),
         ("rows by bmm", "within windows, for which no source has a rule"),
         ("channels", "is not over the positions of the image"),
-        ("fewer keys", r"by a matrix \(16, 8\); the product needs square ones"),
+        ("fewer keys", r"by a matrix \(16, 8\); a product over layers needs square ones"),
         ("random", "the network has none"),
         ("none", "the network has none"),
     ],

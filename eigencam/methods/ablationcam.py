@@ -30,7 +30,7 @@ class AblationCAM:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Ramaswamy & Desai, WACV 2020"
-    needs: ClassVar[str] = "1 forward, C times what lies behind the layer"
+    needs: ClassVar[str] = "1 forward; C times what lies behind the layer"
     networks: ClassVar[str] = "that `torch.fx` can trace"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:

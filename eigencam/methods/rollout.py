@@ -115,7 +115,7 @@ def step(matrix: Tensor, product: Tensor | None) -> Tensor:
         before = "" if product is None else f" after {tuple(product.shape[1:])}"
         raise ValueError(
             f"a layer mixes positions by a matrix {tuple(matrix.shape[1:])}{before}; "
-            "the product needs square ones of one size"
+            "a product over layers needs square ones of one size"
         )
     matrix = (matrix + torch.eye(matrix.shape[1], device=matrix.device)) / 2
     matrix = matrix / matrix.sum(2, keepdim=True)

@@ -36,7 +36,7 @@ class ShapCAM:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zheng et al., ECCV 2022"
     caveat: ClassVar[str] = "a reading of the paper's abstract and diagram; its formulas were not at hand"
-    needs: ClassVar[str] = "1 forward, P h w times what lies behind the layer"
+    needs: ClassVar[str] = "1 forward; P h w times what lies behind the layer"
     networks: ClassVar[str] = "that `torch.fx` can trace"
 
     def __post_init__(self) -> None:
