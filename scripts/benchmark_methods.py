@@ -12,8 +12,8 @@ return freed blocks at once.
 
 Methods with passes of their own (`forwards`): their time, divided by the number of network inputs they use and by a
 bare pass's time per input, in batches of the same size. Each explains one image: Score-CAM with all channels of the
-layer, as other libraries do, RISE with 256 masks, Shap-CAM with 2 permutations. A library's inputs are counted where the
-network is called.
+layer, as other libraries do, RISE with 256 masks, Shap-CAM with 2 permutations. A library's inputs are counted where
+the network is called.
 
 At the end it lists the methods that took longer than another library's; `benchmark_evaluators.py` lists evaluators.
 

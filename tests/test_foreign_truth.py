@@ -112,7 +112,7 @@ XML = (
     [
         ("cvat.xml", CVAT, r"cvat\.xml: allowed are a CSV file .*COCO's JSON and a folder of VOC's XML files"),
         ("yolo/0.txt", "0 0.5 0.5 0.2 0.2", r"yolo: no XML file in it; a file of boxes ends in \.csv or \.json"),
-        ("studio.json", '[{"data": {}}]', r"studio\.json: a list; ground truth is an object .*expected: COCO's instances"),
+        ("studio.json", '[{"data": {}}]', r"studio\.json: a list; ground truth is .*expected: COCO's instances"),
         ("labelme.json", '{"shapes": []}', r"labelme\.json: no 'images'; expected: COCO's instances"),
         ("panoptic.json", json.dumps({"images": [], "categories": []}), "no image is listed"),
     ],
