@@ -1,4 +1,4 @@
-"""Old import paths. They work for one more version, with a warning that names the new path.
+"""Old import paths. They work up to version `LAST`, with a warning that names the new path.
 
 `import eigencam.forward`, `_target_: eigencam.evaluation.wsol.MaxBoxAcc` in your own YAML and an old entry point
 are all resolved by Python's import, so one finder serves them. It is asked last, for names that nothing else
@@ -138,7 +138,7 @@ def renamed(group: str, name: str) -> str:
 
 
 def attribute(module: str, name: str) -> Any:
-    """Return an object that was moved out of this module; used as the module's `__getattr__`.
+    """Return an object that was moved out of `module`; called by the `__getattr__` of that module.
 
     Raises:
         AttributeError: it has not moved.

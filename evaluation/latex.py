@@ -21,14 +21,14 @@ LINES = 56
 """Largest number of lines on one page."""
 
 PAGE, SCALED, CAPTION = 44, 34, 80
-"""Lines of a page at \\normalsize, those that a table scaled to 0.7 of its height takes, and characters in a line."""
+"""Lines of a page at \\normalsize, those of a table scaled to 0.7 \\textheight, and characters in a caption's line."""
 
 SEPARATOR = " | "
 PACKAGES = "needs: \\usepackage{booktabs,graphicx}"
 
 
 def latex(table: Table) -> str:
-    """Return the table as `table` environments, one per page; without a metric, only its footnotes as comments."""
+    """Return the table as `table` environments, one per page; without a metric, its title and notes as comments."""
     stored = table.stored or table
     title = f"% table: {escaping.one_line(stored.title)}"
     columns = f"% columns: {_joined(stored.frame.columns)}"
@@ -67,7 +67,7 @@ def _environment(table: Table, cells: Sequence[Sequence[str]], part: range, capt
 
 
 def _parts(table: Table) -> list[range]:
-    """The lines of each page, about as many on each; a new page begins with a network if one begins nearby."""
+    """The lines of each page, about equally many; a new page begins with a network if one begins nearby."""
     lines = len(table.frame)
     count = max(1, -(-lines // LINES))
     names = list(table.frame.iloc[:, 0]) if table.span else []
@@ -85,7 +85,11 @@ def label(table: Table) -> str:
 
 
 def _caption(table: Table) -> tuple[list[str], str]:
-    """The title and every footnote except those on where results come from; long ones as a paragraph before it."""
+    """Return a paragraph that precedes the table, if one is needed, and the caption.
+
+    The caption has the title and every footnote except those on where results come from; if it would be too long, the
+    footnotes are in the paragraph.
+    """
     sentences = [table.title, *(note for note in table.notes if note not in table.provenance)]
     title, *notes = (f"{_breakable(escaping.latex(_sentence(text)))}." for text in sentences)
     lines = len(_parts(table)[0])
@@ -98,7 +102,7 @@ def _caption(table: Table) -> tuple[list[str], str]:
 
 
 def _breakable(text: str) -> str:
-    """Typeset text whose names may be broken after a separator."""
+    """Allow line breaks after `_` and `/` in typeset text."""
     return re.sub(r"(\\_|/)(?=\w)", r"\1\\allowbreak{}", text)
 
 
@@ -145,7 +149,7 @@ def _size(table: Table, lines: int) -> tuple[bool, str]:
 
 
 def _length(text: str) -> float:
-    """Approximate width of a cell in characters, where its interval is set smaller."""
+    """Approximate width of a cell in characters; its interval is set in a smaller font."""
     value, space, interval = text.partition(" [")
     return len(value) + (0.75 * len(interval) + 2 if space else 0)
 

@@ -79,7 +79,7 @@ def _files(folder: Path, suffix: str, ids: Sequence[str]) -> dict[str, Path]:
 
 
 def _mat(path: Path, order: Order, origin: int) -> Boxes:
-    with Reading(path, f"{EXPECTED}, with `boxes` (K, 4), x1 y1 x2 y2, of one run") as file:
+    with Reading(path, f"{EXPECTED}, with `boxes`, one array (K, 4) of x1 y1 x2 y2") as file:
         content = read_matlab(file, ("boxes", "scores"))
         boxes, scores = content.get("boxes"), content.get("scores", np.zeros(0))
         if not isinstance(boxes, np.ndarray) or (boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4)):

@@ -1,14 +1,15 @@
 """Segmentation by a score map: the pixels above a threshold, compared with the image's mask.
 
 The truth has three kinds of pixels: of the image's class ("label"), of other classes ("other") and background; void
-pixels are not counted. The foreground is "label", or "label" and "other" if `Truth.foreground` is `any`. TP, FP,
-FN are the numbers of foreground pixels above the threshold, of other pixels above it, and of foreground pixels below:
+pixels are not counted. The foreground is "label", or "label" and "other" if `Truth.foreground` is `any`; the remaining
+pixels are the rest. TP, FP and FN are the numbers of foreground pixels above the threshold, of pixels of the rest above
+it, and of foreground pixels below it:
 
     fg_iou           TP / (TP + FP + FN) of each image, then the mean over images that have foreground
     miou             VOC's: a pixel above the threshold is predicted as the image's class, else as background. TP, FP
                      and FN of every class are summed over the dataset, and the IoUs of the classes that occur in the
-                     truth, background included, are averaged. An image without a label predicts no class. There is an
-                     interval if each of these classes occurs in 3 images or more
+                     truth, background included, are averaged. In an image without a label, a pixel above the threshold
+                     is predicted as no class. There is an interval if each of these classes occurs in 3 images or more
     miou_binary      the same with two classes, foreground and the rest, whatever the image's class
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
@@ -19,9 +20,10 @@ FN are the numbers of foreground pixels above the threshold, of other pixels abo
     fg_iou_tuned, miou_tuned   with `tune`: at the threshold that is best on a part of the images; all metrics then
                      cover the others (`evaluation/tuning.py`)
 
-The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)); a
-pixel is foreground if its level is at least v. All levels are 0 if the maximum is not positive. Images without a
-mask are not counted. An image without a foreground pixel has no `fg_iou`, but counts in the sums.
+The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)); at
+threshold v, the pixels whose level is at least v are predicted as foreground. All levels are 0 if the maximum is not
+positive. Images without a mask are not counted. An image without a foreground pixel has no `fg_iou`, but counts in the
+sums.
 
 An image whose map is constant or not finite is wrong at every pixel: its foreground is missed, and everything else is
 predicted. Only a constant map that a baseline returns on purpose is thresholded like any other.
@@ -89,7 +91,7 @@ class Segmentation:
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The metrics at the fixed threshold (with `tune`: at the chosen one), and those without a threshold."""
+        """`fg_iou` and `miou` (with `tune`: the tuned ones), pixel precision and recall, and `precision_eer`."""
         ious = ("fg_iou", "miou") if self.tune is None else _TUNED
         return (*ious, "pixel_precision", "pixel_recall", "precision_eer")
 
@@ -101,11 +103,12 @@ class Segmentation:
         """Count the pixels of one image; zeros and `has_mask` False if it has no mask.
 
         Returns:
-            `has_mask` and `any_foreground` (bool); `above` (3,) uint32, pixels above the fixed threshold by kind of
-            truth: label, other, background; `hist_label`, `hist_other`, `hist_background` (256,) uint32, all pixels by
-            level; `class_pixels` (C,) uint32, pixels of the truth, background first, up to the last class that
-            occurs; `fg_iou` at the fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`; with
-            `tune` also `in_tune`: whether the thresholds are chosen on the image.
+            `has_mask` (bool); `any_foreground` (bool): whether `Truth.foreground` is `any`; `above` (3,) uint32, pixels
+            above the fixed threshold by kind of truth: label, other, background; `hist_label`, `hist_other`,
+            `hist_background` (256,) uint32, all pixels by level; `class_pixels` (C,) uint32, pixels of the truth,
+            background first, up to the last class that occurs; `fg_iou` at the fixed threshold, in [0, 1], NaN
+            without foreground in the truth; `map_state`; with `tune` also `in_tune`: whether the
+            thresholds are chosen on the image.
         """
         whole = truth.foreground == "any"
         counts = np.zeros((2, 3, LEVELS), np.uint32)
@@ -148,7 +151,7 @@ class Segmentation:
         return counts[:, :3].astype(np.uint32), by_value[:classes].astype(np.uint32)
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        """Return the sums over all images with a mask at each level: pixels by class, foreground and rest, `fg_iou`.
+        """Return, at each level, sums over all images with a mask: pixels by class, foreground and rest; `fg_iou`.
 
         With `tune` the sums are over the reported images; those over the other images are called `tune NAME`.
         """
@@ -301,7 +304,7 @@ class _Classes:
         return cls(own, row, label, truth.astype(np.float64))
 
     def part(self, above: Counts, place: NDArray[np.int64]) -> ByClass:
-        """True, right and predicted pixels of the rows `place`; `above` (N, 3): predicted pixels, by kind."""
+        """By class: truth, right and predicted pixels of the images `place`; `above` (N, 3): pixels above, by kind."""
         found, labelled, background = above.sum(axis=1), self.image_class > 0, self.label == 0
         right, predicted = np.zeros_like(self.truth), np.zeros_like(self.truth)
         behind, whole = self.row[background], np.bincount(self.row, self.truth, len(self.image_class))

@@ -2,7 +2,7 @@
 
     python scripts/house.py
 
-An arrow is left out if a path of other arrows implies it.
+A room is a subpackage or a top-level module of `eigencam`. An arrow is left out if a path of other arrows implies it.
 """
 
 import re

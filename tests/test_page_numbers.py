@@ -11,8 +11,7 @@ ROOT = Path(__file__).parents[1]
 MEASURED = {
     "| choice |": "choices.csv",
     "| workers | ILSVRC, threads": "scaling_of_evaluators*.csv",
-    "| ResNet-50, time": "cost_of_methods.csv",
-    "| network | methods | ours |": "cost_of_methods.csv",
+    "| network | methods | ours |": "cost_of_methods*.csv",
     "| images | network, methods, evaluators |": "speed_of_runs.csv",
     "| step | per image |": "unit_costs.csv",
     "| | ImageNet-21k": "unit_costs.csv",

@@ -20,7 +20,7 @@ SUBCOMMANDS = {
     "fit": "train L-CAM, BroadCAM, a classifier of other classes, or a network for localization (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
-    "published": "the papers' numbers, the cells that could not be read here, and your readings of them",
+    "published": "the papers' numbers, the cells that could not be read in any source, and your readings of them",
     "compare": "methods compared on the same images: differences, tests, ranks",
     "report": "results as one page of HTML: tables, curves, images; figures for papers",
     "status": "which results are done, partly done, failed or missing",
@@ -40,11 +40,11 @@ SUBCOMMANDS = {
 }
 
 HYDRA = {"run": "running.run", "fit": "fitting.job"}
-"""The function of each subcommand that Hydra configures."""
+"""For each subcommand that Hydra configures, the module that has the function of its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
+    """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     outlive_readers()
     warnings.simplefilter("once", MovedWarning)  # DeprecationWarnings are hidden by default
@@ -108,7 +108,7 @@ def _refuse_inside_results(args: argparse.Namespace) -> None:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults that are values, and keeps the layout of examples."""
+    """Shows defaults except None, False and empty ones, and keeps the layout of examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if "\n" in text else super()._fill_text(text, width, indent)
@@ -205,7 +205,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
             raise
         reason = " ".join(str(error).splitlines()[:2])  # the rest is the job's whole output
         print(
-            f"eigencam: {reason}\n  Its array's other jobs continue; then the same command computes what is missing",
+            f"eigencam: {reason}\n  The array's other jobs continue; then run the command again for what is missing",
             file=sys.stderr,
         )
         return 1

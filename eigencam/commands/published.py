@@ -1,4 +1,4 @@
-"""`eigencam published`: the papers' numbers, the cells that could not be read here, and your readings of them.
+"""`eigencam published`: the papers' numbers, the cells that could not be read in any source, and your readings of them.
 
     eigencam published                                          the papers: numbers, empty cells, address
     eigencam published --paper eigencam2021                     its empty cells, table by table

@@ -1,9 +1,9 @@
 r"""Guided IG: gradients integrated along a path that changes what matters least first.
 
 Guided IG (Kapishnikov et al., CVPR 2021): with f the class's logit, x the normalised image and b = 0, the mean colour,
-the path goes from b to x in `steps` of equal length in the L1 norm. Within a step the gradient $g = \nabla f(z)$ is
-that of its first point, and the attribution grows by $\Delta z \odot g$. In step s, with $\alpha = (s + 1) / n$, each
-feature stays between $b + (\alpha \mp d)(x - b)$, d being `max_distance`:
+the path goes from b to x in n = `steps` steps of equal length in the L1 norm. Within a step the gradient
+$g = \nabla f(z)$ is that of its first point, and the attribution grows by $\Delta z \odot g$. In step s, with
+$\alpha = (s + 1) / n$, each feature stays between $b + (\alpha \mp d)(x - b)$, d being `max_distance`:
 
 1. features behind the lower end jump to it;
 2. if the distance $\lVert x - z \rVert_1$ is $(1 - \alpha) \lVert x - b \rVert_1$, the step is done;
@@ -12,7 +12,7 @@ feature stays between $b + (\alpha \mp d)(x - b)$, d being `max_distance`:
 
 This is the authors' code (PAIR-code/saliency@7b72b67), in which features at the upper end count as infinite in the
 quantile; 200 steps, 0.25 and 0.02 are its settings. With `max_distance` 0 it is integrated gradients by left sums. The
-sum tends to $f(x) - f(b)$ as the steps grow. The choice is greedy, so rounding can change the path; points are
+sum tends to $f(x) - f(b)$ as n grows. The choice is greedy, so rounding can change the path; points are
 therefore in double precision where the device has it.
 
 `reduce` makes one number of the three channels: `sum` (signed), `max` of the absolute values or `l2`.
@@ -28,7 +28,7 @@ from eigencam.methods.input_gradients import REDUCES, Reduce, image_gradients, r
 from eigencam.passes.forward import Forward
 
 CLOSE = 1e-9
-"""Share of a distance, and distance, below which two are equal."""
+"""Tolerance at which two distances count as equal: a share of the larger one, and absolute for distances below 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class GuidedIG:
         return reduced(total.float().view_as(forward.images), self.reduce)
 
     def _advance(self, x: Tensor, z: Tensor, slope: Tensor, step: int) -> Tensor:
-        """(N, D) the points after a step, of images and points (N, D) and the gradient's absolute values."""
+        """(N, D) points after a step, from images, points before it and absolute values of the gradient, all (N, D)."""
         alpha = (step + 1) / self.steps
         low, high = x * max(alpha - self.max_distance, 0), x * min(alpha + self.max_distance, 1)
         goal = x.abs().sum(1, keepdim=True) * (1 - alpha)
@@ -81,7 +81,7 @@ class GuidedIG:
         while True:
             away = (x - z).abs().sum(1, keepdim=True)
             going = going & (away - goal > CLOSE * away.clamp(min=1))  # 2; never below the goal
-            if not going.any():  # the one wait of a round
+            if not going.any():  # the only wait for the device in a round
                 return z
             free = torch.where(z == high, torch.inf, slope)
             chosen = (free <= free.kthvalue(rank, 1, keepdim=True).values) & free.isfinite() & going  # 3

@@ -166,7 +166,7 @@ def _torchvision_described(name: str, weights: str) -> Described:
     if chosen is None:
         return Described("", None)
     transforms = chosen.transforms()
-    preprocess: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # a detector normalises itself
+    preprocess: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # a detector normalises its input
     if hasattr(transforms, "mean"):
         preprocess |= {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
         preprocess["interpolation"] = transforms.interpolation.value
@@ -226,7 +226,7 @@ def _timm_described(name: str, weights: str) -> Described:
 
 @cache
 def _timm_reported() -> Mapping[str, float]:
-    """Top-1, %, from timm's own table, for the weights whose published numbers include it, by their full names."""
+    """Top-1 accuracy, %, by the full name of the weights, where `published.csv` has a number of timm's own table."""
     with (files("eigencam.published") / "published.csv").open() as lines:
         rows = csv.DictReader(line for line in lines if not line.startswith("#"))
         errors = [row for row in rows if (row["paper"], row["metric"]) == ("timm2026", "cls_error_top1")]

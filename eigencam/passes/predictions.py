@@ -43,7 +43,7 @@ def detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
 
 
 def with_label(found: Mapping[str, Tensor], label: int | None) -> Tensor:
-    """Indices of the detections, best first as the network lists them, or of those with a label."""
+    """Indices of the detections with the label, or of all for None, best first as the network lists them."""
     labels = found["labels"]
     return arange(len(labels), device=labels.device) if label is None else (labels == label).nonzero()[:, 0]
 

@@ -206,7 +206,7 @@ def _png(figure: Image.Image) -> bytes:
 
 
 def _source(figure: Image.Image) -> str:
-    """A data URI of an image, at the size at which it is shown."""
+    """A data URI of an image, at most 448 pixels on a side: twice the width at which it is shown."""
     small = figure.copy()
     small.thumbnail((448, 448), Image.Resampling.LANCZOS)
     return f"data:image/png;base64,{base64.b64encode(_png(small)).decode()}"

@@ -69,7 +69,7 @@ def retry(
     """Run the failed jobs again, one after another; one that fails again does not stop the others.
 
     A stored config is data: it is run only if everything that it names is trusted and all its paths are below folders
-    of this command line or this machine's environment. It writes only below `root`, and calls no loggers.
+    of this command line or this machine's environment. Its job writes only below `root`, and calls no loggers.
 
     Args:
         root: folder of results.
@@ -110,7 +110,7 @@ def gpus() -> int:
 
 @contextmanager
 def free_gpu() -> Iterator[str]:
-    """Yield the name of a CUDA device that no other job on this machine holds, until the block ends; `cpu` without any.
+    """Yield the name of a CUDA device that, during the block, no other job on this machine holds; `cpu` without CUDA.
 
     A job takes the lock of the first free device, and waits if all are taken.
     """

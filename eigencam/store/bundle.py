@@ -64,7 +64,7 @@ def pack(folders: Sequence[Path], out: Path, cards: Mapping[str, str], maps: Map
         maps: a folder of `.npy` files that belong to the result, by folder name.
 
     Returns:
-        The number of files in it.
+        The number of files in it, without the manifest.
     """
     contents: dict[str, Path | bytes] = {}
     for folder in sorted(folders):
@@ -183,5 +183,5 @@ def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: 
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise BundleError(f"{path}: {info.filename}: damaged: {error}") from None
     if len(content) > most:
-        raise BundleError(f"{path}: {info.filename}: more than the {most} bytes that {MANIFEST} names")
+        raise BundleError(f"{path}: {info.filename}: more than the {most} bytes allowed")
     return content

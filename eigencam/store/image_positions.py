@@ -1,4 +1,4 @@
-"""Positions of images in a dataset without a dictionary of ids: 16 bytes per image instead of 150."""
+"""Positions of images in a dataset, found without a dictionary of ids: 16 bytes per image instead of 150."""
 
 from collections.abc import Sequence
 
@@ -40,5 +40,5 @@ class Positions:
 
 
 def hashes(ids: Sequence[str]) -> NDArray[np.int64]:
-    """(N,): 64 bits of each id, the same within a process."""
+    """(N,): a 64-bit hash of each id; it may differ between processes."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
