@@ -32,7 +32,7 @@ WEIGHTS = "attention weights"
 """Key in `Forward.shared` of a batch's attention weights, set by a method that has recorded the batch's pass."""
 
 NO_ATTENTION = (
-    "its map is made of attention weights (a softmax by which the positions' values are multiplied), and the network "
+    "its map is made of attention weights, a softmax that is multiplied by values of the positions, and the network "
     "has none"
 )
 
