@@ -1,7 +1,8 @@
 """Images and masks from files to arrays: the only module that decodes.
 
-Boxes of ILSVRC and VOC refer to the stored pixel grid, so the EXIF orientation is never applied and an image is never
-decoded at a reduced scale. The content determines a file's format, not its name: a PNG named `.JPEG` is read as a PNG.
+Boxes of ILSVRC and VOC refer to the stored pixel grid, so decoding never applies the EXIF orientation (only
+`upright` does, on request) and never reduces the scale. The content determines a file's format, not its name: a PNG
+named `.JPEG` is read as a PNG.
 """
 
 import io
@@ -32,15 +33,16 @@ _TURNS = {  # the EXIF tag's eight values
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of the whole process
+_WARNING = threading.RLock()  # `warnings.catch_warnings` changes the state of the whole process
 
 
 def read_rgb(path: Path | str) -> NDArray[np.uint8]:
     """Decode an image as RGB.
 
     Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles. The upper eight of
-    16 bits per channel are kept; floating-point pixels must lie in 0..1. Alpha and transparent colours are dropped: the
-    stored colour shows, without blending. The first of several frames is used.
+    16 bits per channel are kept; floating-point pixels must lie in 0..1. Transparency, by an alpha channel or
+    by a transparent colour, is ignored: the stored colours are used, without blending. The first of several frames is
+    used.
 
     Args:
         path: image in any format that Pillow reads.
@@ -49,8 +51,8 @@ def read_rgb(path: Path | str) -> NDArray[np.uint8]:
         (H, W, 3) uint8, RGB, writable, H and W as stored.
 
     Raises:
-        BadImageError: the file is empty, truncated, corrupt, not an image, or suspiciously large (a decompression
-            bomb).
+        BadImageError: the file is empty, truncated, corrupt, not an image, no regular file, or suspiciously large (a
+            decompression bomb), or its pixels cannot be converted (see `rgb_of`).
         FileNotFoundError: there is no such file (other errors of the file system are raised as well).
     """
     return rgb_of(decode(path), path)
@@ -67,11 +69,12 @@ def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
         (H, W, 3) uint8, RGB, writable.
 
     Raises:
-        BadImageError: floating-point pixels outside 0..1, or integers that are not clearly of 16 bits.
+        BadImageError: the pixels cannot be read or converted to RGB, floating-point pixels lie outside 0..1, or
+            integers are not clearly of 16 bits.
     """
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # opened, and truncated or closed
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # after the header: truncated or closed
         raise BadImageError(name, _reason(error)) from error
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(eight_bits(np.asarray(image), name))
@@ -144,7 +147,7 @@ def orientation(image: Image.Image) -> int:
 
     It is also 1 if the tag is damaged, since the pixels may still be valid.
     """
-    with warnings.catch_warnings():
+    with _WARNING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             tag = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -213,7 +216,7 @@ def read_object(path: Path | str) -> NDArray[np.bool_]:
 
     Raises:
         BadImageError: the file cannot be decoded.
-        BadTruthError: its pixels have more than two values, or more than 8 bits.
+        BadTruthError: it has grey values other than 0 and one more, or more than 8 bits per channel.
         FileNotFoundError: there is no such file.
     """
     image = decode(path)
@@ -236,7 +239,7 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
         colours: whether a palette is read as its colours rather than its indices.
 
     Returns:
-        (H, W) uint8 or uint16; (H, W, 3) uint8 if the three colours of a pixel are not all equal.
+        (H, W) uint8 or uint16; (H, W, 3) uint8 if the three channels differ in any pixel.
 
     Raises:
         BadImageError: the file cannot be decoded.
@@ -261,7 +264,7 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
             )
         return rgb[..., 0] if (rgb == rgb[..., :1]).all() else rgb
     raise BadTruthError(
-        f"{path}: a mask of mode {image.mode!r}; the modes read are '1', 'L', 'I;16', 'P', 'LA', 'RGB' and 'RGBA'"
+        f"{path}: a mask of mode {image.mode!r}; allowed: '1', 'L', 'I' (0..65535), 'I;16', 'P', 'LA', 'RGB', 'RGBA'"
     )
 
 
@@ -298,7 +301,7 @@ def _regular(path: Path | str) -> Path:
 
 def _open(path: Path | str, file: IO[bytes]) -> Image.Image:
     """Read the header. Pillow's warning about damaged EXIF is suppressed: the pixels may still be valid."""
-    with _OPENING, warnings.catch_warnings():
+    with _WARNING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

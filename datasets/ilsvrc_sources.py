@@ -66,12 +66,15 @@ def places(root: Path, below: Sequence[str] = PLACES) -> list[Path]:
 
 
 def data_places(root: Path, below: Sequence[str]) -> list[Path]:
-    """The existing folders among those to search for many files, by descending preference."""
+    """The existing folders `below` the folders in `DATA_PLACES`, in order of preference."""
     return [folder for name in below for place in places(root, DATA_PLACES) if (folder := place / name).is_dir()]
 
 
 def find(source: Source, root: Path) -> Sequence[Path | str]:
-    """The files of a source in the usual folders below `root`, or `root` itself if it is such a file; empty if none."""
+    """The files of a source in the usual folders below `root`; empty if there are none.
+
+    If `root` is itself a file of the source, it is the only one; for `text`, the `localization.txt` beside it is used.
+    """
     if root.is_dir():
         return _FINDERS[source](root)
     if _source_of(root.name.lower()) != source:
@@ -86,7 +89,13 @@ def find_classes(root: Path) -> Synsets:
 
 
 def read(source: Source, files: Sequence[Path | str], synsets: Synsets) -> Parsed:
-    """Read a source's files. Raises a `ValueError` with the file and, if possible, the line."""
+    """Read a source's files.
+
+    Raises:
+        FileNotFoundError: a file that the source needs is missing.
+        ValueError: a file has another format; the message has the file and, if possible, the line. A fault in the XML
+            file of one image is recorded in `Parsed.faults` instead.
+    """
     return _READERS[source](files, synsets)
 
 
@@ -177,10 +186,10 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
                 parsed.sizes[name] = (int(height), int(width))
             else:
                 parsed.faults[name] = (
-                    f"{path}: {name} has {width:g} x {height:g} pixels; allowed are whole numbers from 1"
+                    f"{path}: {name} has {width:g} x {height:g} pixels; allowed are whole numbers from 1 to 2**20"
                 )
         if bare := [name for name in parsed.labels if name not in seen]:
-            raise ValueError(f"no size of {len(bare)} of {len(parsed.labels)} images, e.g. {bare[0]}")
+            raise ValueError(f"no size for {len(bare)} of {len(parsed.labels)} images, e.g. {bare[0]}")
 
 
 def _read_xml(files: Sequence[Path | str], synsets: Synsets) -> Parsed:

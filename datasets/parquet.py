@@ -5,11 +5,11 @@
     Parquet("imagenet-1k/data", split="validation", truth="metadata/ILSVRC/test")    # boxes from wsolevaluation's lists
 
 One column has the encoded images, as `{bytes, path}` of the library `datasets` or as bytes; others have the label and,
-if any, boxes. Files are read in place, a few rows at a time: nothing is unpacked to a second copy, and only ids and
-labels are held in memory. From the hub, only the files of one split are downloaded, at a given revision.
+if any, boxes. Files are read in place, a few rows at a time: nothing is unpacked to a second copy, and only ids,
+labels and boxes are held in memory. From the hub, only the files of one split are downloaded, at a given revision.
 
-An image's id is its path without folder and suffix (and without the `_n01440764` that imagenet-1k appends) or, if it
-has no path, file and row. The order is that of the files' names and of their rows.
+An image's id is its path without folder and suffix (and without the `_n01440764` that imagenet-1k appends) or, if
+any image has no path, file and row. The order is that of the files' names and of their rows.
 """
 
 import os
@@ -108,7 +108,7 @@ class Rows:
             self._first += self._count
             batch = next(self._batches, None)
             if batch is None or not batch.num_rows:
-                raise ValueError(f"row {i} is missing")
+                raise ValueError(f"the row of image {i} is missing")
             self._batch, self._count = batch.column(0).to_pylist(), batch.num_rows
 
     def _reset(self) -> None:
@@ -153,7 +153,7 @@ def read_parquet(
 
     Args:
         path: a folder of Parquet files, one such file, or a dataset of the hub, `owner/name`.
-        split: files whose name, or whose folder's name, begins with it; `""` for all.
+        split: how a file, or a folder of its path, is named, alone or followed by `-`, `_` or `.`; `""` for all files.
         revision: commit of the hub's dataset, 40 hexadecimal digits, so that the files never change.
         image: column of the images.
         label: column of the labels, or null.
@@ -194,7 +194,7 @@ read_parquet.version = 1  # type: ignore[attr-defined]
 
 
 def _ids(tables: Sequence[Table]) -> Names:
-    """The images' ids: their paths if all have one."""
+    """The images' ids: from their paths if all have one, else file and row."""
     if all(table.paths is not None and all(table.paths.to_pylist()) for table in tables):
         ids = Names(_id(path) for table in tables for path in table.paths.to_pylist())  # type: ignore[union-attr]
     else:

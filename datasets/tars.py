@@ -3,11 +3,11 @@
     WebDataset("imagenet/val-{000000..000049}.tar")      # 000001.jpg, 000001.cls, 000002.jpg, ...
     WebDataset("imagenet", truth="metadata/ILSVRC/test") # every .tar of a folder; boxes from wsolevaluation's lists
 
-The members of a sample share their name up to the first dot after the last slash. This name is the image's id, without
-folders if it is unique without them. The label is a number in a member `cls`, or a key of a member `json`. The tars are
-not unpacked: their headers are read once, the positions of the images are cached
-(`eigencam.datasets.annotation_cache`), and each image is read in place. The order is that of the tars' names and of
-their members, so a shard of a run reads neighbouring tars.
+The members of a sample share their name up to the first dot after the last slash. This name is the image's id;
+folders are left out if all ids are unique without them. The label is a number: the content of a member `cls`, or the
+value of a key in a member `json`. The tars are not unpacked: their headers are read once, the positions of the
+images are cached (`eigencam.datasets.annotation_cache`), and each image is read in place. The order is that of the
+tars' names and of their members, so a shard of a run reads neighbouring tars.
 """
 
 import json
@@ -86,8 +86,8 @@ def read_webdataset(
 
     Raises:
         FileNotFoundError: there is no tar, or one of a range is missing.
-        ValueError: a file is not a complete tar or has no image, a sample with a label has no image or several, or a
-            label is not a number.
+        ValueError: a file is not a complete tar or has no image, a sample has several images, an image without a
+            label, a label without an image, or a label that is not a number, or two images have the same name.
     """
     files = _tars(path)
     kind = re.sub(r"\W", "-", label or "none")

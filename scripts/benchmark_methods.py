@@ -7,8 +7,8 @@ table has the median, smallest and largest ratio: machines are shared and noisy,
 them.
 
 Memory: a call's peak minus the resident memory before it, relative to that of a bare pass. Each is measured in a
-separate process after a first call (`VmHWM`, Linux; on a GPU, the allocator's own count). The C library is told to
-return freed blocks at once.
+separate process after a first call (`VmHWM`, Linux; on a GPU, the allocator's own count). There, the C library is told
+to return freed blocks at once; where times are measured, to keep them, as a run does.
 
 Methods with passes of their own (`forwards`): their time, divided by the number of network inputs they use and by a
 bare pass's time per input, in batches of the same size. Each explains one image: Score-CAM with all channels of the
@@ -51,6 +51,7 @@ from eigencam.methods.shapcam import ShapCAM
 from eigencam.methods.smoothing import EigenSmooth
 from eigencam.networks.network import Network, load_network
 from eigencam.running.batch_maps import compute_maps
+from eigencam.store.environment import keep_freed_memory
 
 NETWORKS = {"vgg16": "features.29", "resnet18": "layer4", "resnet50": "layer4", "googlenet": "inception5b"}
 FIVE: dict[str, Method] = {
@@ -236,7 +237,7 @@ class Shares:
 
 def many(network: Network, method: Method, label: str, repeats: int) -> list[float]:
     """Time over the number of inputs times a bare pass's time per input."""
-    chunk, count = 32, [0]
+    chunk, count = 16, [0]
     images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
 
     def call() -> None:
@@ -256,7 +257,7 @@ def many(network: Network, method: Method, label: str, repeats: int) -> list[flo
 
 def many_of_peer(network: Network, library: str, names: tuple[str, ...], repeats: int) -> list[float]:
     """The same for another library, on one image; counts the inputs that the network is called with."""
-    chunk, count = 32, [0]
+    chunk, count = 16, [0]
     pixels = torch.randint(0, 256, (chunk, 3, 224, 224), dtype=torch.uint8)
     call = peer(library, names, network, pixels[:1])
 
@@ -303,6 +304,7 @@ def main() -> None:
     if unknown := [label for label in args.only or () if label not in known]:
         parser.error(f"--only {' '.join(unknown)}: allowed are {', '.join(dict.fromkeys(known))}")
     chosen, args.faults = args.only or known, measuring.faults(args)
+    keep_freed_memory()  # as a run does, here for all libraries
     lines: list[list[Any]] = _measured(args.out) if args.resume else []
     done = [line[:3] for line in lines]
 

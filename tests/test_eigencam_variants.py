@@ -109,6 +109,14 @@ def test_kpcacam_of_constant_and_nonfinite_activations() -> None:
     assert found[2].isnan().all()
 
 
+def test_kpcacam_of_a_kernel_that_overflows_has_no_map_for_this_image_alone() -> None:
+    activations = random_activations(2, 8, 4, 4)
+    activations[1] *= 1e6
+    found = KPCACAM("poly", degree=60)(pass_of(activations), TARGETS[:2])
+    assert found[0].isfinite().all()
+    assert found[1].isnan().all()
+
+
 def test_kpcacam_of_a_kernel_that_is_not_positive_takes_the_largest_eigenvalue_of_all() -> None:
     """With coef0 = -1 some sigmoid matrices have their largest absolute eigenvalue below 0."""
     activations = random_activations(3, 12, 5, 5) * 3

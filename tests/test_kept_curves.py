@@ -145,7 +145,7 @@ def test_verify_names_a_curve_that_is_not_of_the_rows(tmp_path: Path) -> None:
     content["curves"][0]["ys"][3] += 0.1
     write_json(stored.folder / CURVES, content)
     name = content["curves"][0]["name"]
-    assert check(again(stored.folder))[0] == [f"{CURVES}: {name}: another curve than from its rows"]
+    assert check(again(stored.folder))[0] == [f"{CURVES}: {name}: differs from the curve of its rows"]
     content["curves"] = []
     write_json(stored.folder / CURVES, content)
     assert check(again(stored.folder))[0] == [f"{CURVES}: 0 curves, 1 from its rows"]

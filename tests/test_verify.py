@@ -82,11 +82,11 @@ def another_summary(folder: Path) -> None:
     [
         (change_value, "value 12.5 stored, "),
         (drop_a_row, "n = 6, and its rows are of 5 images"),
-        (repeat_a_row, "1 rows have the same image and class as another row"),
+        (repeat_a_row, "1 rows have the same image and class as an earlier row"),
         (flip_a_bit, f"{ROWS}: damaged"),
         (forget_who_made_rows, "row 3 (image 0003): no file in runs/ says which run computed it"),
         (lose_the_runs, "row 0 (image 0000): no file in runs/ says which run computed it"),
-        (claim_more_rows, "a file in runs/ claims 10 rows, and there are 6"),
+        (claim_more_rows, "a file in runs/ claims rows up to number 10, and there are 6"),
         (another_target, "maps for the class: predicted; the identity says ground_truth"),
         (another_version, "Method is of version 7, here it is 1"),
         (another_summary, "`eigencam summarize` recomputes its metrics"),

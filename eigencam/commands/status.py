@@ -53,9 +53,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def states(root: Path) -> pd.DataFrame:
-    """Return a line per result folder: dataset, network, method, evaluator, state, rows, images, left_s, error.
+    """Return a line per result folder: dataset, network, method, evaluator, state, rows, pictures, left_s, error.
 
-    `left_s`: estimated seconds until a running result is done, from its last parts; NaN if not known.
+    `pictures`: the dataset's number of images, for unfinished results. `left_s`: estimated seconds until a running
+    result is done, from the rows since its run began; NaN if not known.
 
     Raises:
         FileNotFoundError: there is no result folder.
@@ -74,8 +75,8 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
         root: folder of results.
 
     Returns:
-        For missing results, `left_s` is estimated from the times of other results in the folder, of the same network
-        if there are any.
+        For results that are missing, partly done or failed, `left_s` is estimated from the times of the results in the
+        folder, of the same network if there are any.
     """
     from eigencam.running.prepare import prepare
     from eigencam.running.sweep import jobs
@@ -100,7 +101,7 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
 
 
 def duration(seconds: float) -> str:
-    """Return hours and minutes; "" for NaN.
+    """Return hours and minutes, or seconds if less than a minute; "" for NaN.
 
     >>> duration(3700.0), duration(42.0)
     ('1 h 2 min', '42 s')
@@ -114,7 +115,7 @@ def duration(seconds: float) -> str:
 
 
 def _print_counts(frame: pd.DataFrame) -> None:
-    """Print the states' counts per (dataset, network), the failures with reasons, and the remaining time."""
+    """Print the states' counts per (dataset, network), the failed and old ones with reasons, and the time left."""
     counts = frame.pivot_table(
         index=["dataset", "network"], columns="state", values="error", aggfunc="size", fill_value=0
     )
@@ -143,7 +144,7 @@ def _state(stored: Stored) -> dict[str, Any]:
     if stored.state != "partial":
         return {**line, "error": "; ".join(as_lines([stored]))}
     parts = stored.parts()
-    n = stored.identity["dataset"].get("n")
+    n = stored.identity["dataset"].get("n") if stored.identity.get("target") != "each" else None  # rows are no images
     line |= {"rows": sum(rows for _, rows in parts), "pictures": n if type(n) is int and 0 <= n < 2**53 else None}
     if stored.running:
         return {**line, "state": "running", "left_s": _left(stored, line)}

@@ -20,7 +20,7 @@ HEADER = ("method", "paper", "needs", "for a class", "networks")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A method: its name in `method=[...]`, and what it declares; `module` holds its paper page."""
+    """A method: its name in `method=[...]`, and what it declares; the docstring of `module` describes it."""
 
     option: str
     paper: str
@@ -36,7 +36,7 @@ class Entry:
 
 
 def catalogue(user_folder: Path | None = None) -> list[Entry]:
-    """Return every method that has a YAML, sorted by module and name.
+    """Return every method that has a YAML, sorted by module and name; those that declare no paper come last.
 
     Args:
         user_folder: a user's config folder, whose `method/` is added.

@@ -4,9 +4,9 @@ r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
   class's logit with respect to the activations A.
 * Seg-Eigen-CAM (Applied Sciences 15(13) 7562, 2025, eq. 13): the same for $|g| \odot A$, with the largest absolute
   value made positive.
-* KPCA-CAM (Karmani et al., MMSP 2024, arXiv 2410.00267; computed as pytorch-grad-cam does): with X (hw x C) the
-  positions' centred activations, the kernel matrix K between positions is centred in feature space and the map is
-  $\sqrt{\lambda_1}\, u_1$ of its first eigenvector:
+* KPCA-CAM (Karmani et al., MMSP 2024, arXiv 2410.00267; computed as pytorch-grad-cam does): X (hw x C)
+  holds the positions' centred activations. The kernel matrix K between positions is centred in feature space, and the
+  map is $\sqrt{\lambda_1}\, u_1$, with the first eigenvalue and eigenvector of this matrix. The kernels are:
 
   | kernel | K(x, y) |
   |---|---|
@@ -15,19 +15,21 @@ r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
   | poly | (gamma x.y + coef0)^degree |
   | linear | x.y: centred Eigen-CAM |
 
-  gamma is 1 / C by default, as in pytorch-grad-cam, whose code the paper's page names (its text could not be read).
-  Or it follows from the data: with `width` w and V the sum of the channels' variances over the positions it is
-  $1 / (2 w^2 V)$, so an rbf kernel is w times as wide as the spread of the positions. A sigmoid kernel need not be
-  positive: if even the largest eigenvalue is not positive, or not above rounding, the map is zero.
+  gamma is 1 / C by default, as in pytorch-grad-cam, whose code the paper's page names (the text of the
+  paper could not be read). With `width` w, gamma follows from the data instead: it is $1 / (2 w^2 V)$, where V is the
+  sum of the channels' variances over the positions, so an rbf kernel is w times as wide as the spread of the positions.
+  A sigmoid kernel need not be positive semidefinite: if even the largest eigenvalue is not positive, or not above
+  rounding, the map is zero.
 
-  The component is the one with the largest eigenvalue. If the second eigenvalue is less than `GAP` below the first,
-  noise decides which direction comes first, and the map is NaN. This happens where activations are large and an rbf
+  The component is the one with the largest eigenvalue. If the relative gap to the second is below `GAP`, noise
+  decides which direction comes first, and the map is NaN. This happens where activations are large and an rbf
   kernel of gamma 1 / C isolates every position. On SqueezeNet's last layer the median kernel between two positions is
   below 1e-27, and the gap is 0.3 to 0.8 % on four of eight real images. There, one grey level of noise turned the first
   vector by up to 66 degrees; with a gap of 8 % or more, by up to 14 degrees (five networks, three kernels, 8 images
   each).
 
-The sign of a component is arbitrary; `sign` and `clip` as in `eigencam.methods.eigencam`.
+The sign of a component is arbitrary; `sign` and `clip` are as in `eigencam.methods.eigencam`, but `sum` is not allowed,
+since a centred map sums to zero.
 """
 
 from dataclasses import dataclass
@@ -101,7 +103,7 @@ class KPCACAM:
         if self.gamma is not None and not self.gamma > 0:
             raise ValueError(f"gamma={self.gamma}; allowed: null, more than 0")
         if self.width is not None and (not self.width > 0 or self.gamma is not None):
-            raise ValueError(f"width={self.width}, gamma={self.gamma}; allowed: one of them null, more than 0")
+            raise ValueError(f"width={self.width}, gamma={self.gamma}; allowed: one of them null, the other above 0")
         if self.kernel == "poly" and (self.degree < 1 or self.degree % 1):  # a negative number has no fractional power
             raise ValueError(f"degree={self.degree}; allowed: 1, 2, 3, ...")
         _check_sign(self.sign)
@@ -120,6 +122,8 @@ class KPCACAM:
         x = torch.where(finite[:, None, None], x, 0.0)
         x = x - x.mean(1, keepdim=True)
         kernel = self._kernel(x, self._gamma(x))
+        finite &= kernel.isfinite().all(2).all(1)  # a polynomial may overflow
+        kernel = torch.where(finite[:, None, None], kernel, 0.0)
         rows = kernel.mean(2, keepdim=True)
         centred = kernel - rows - rows.mT + rows.mean(1, keepdim=True)
         values, vectors = torch.linalg.eigh(centred)

@@ -128,7 +128,7 @@ class Network:
         layers: Iterable[str] = (),
         gradients: bool = False,
         index: Tensor | None = None,
-        chunk: int = 64,
+        chunk: int | None = None,
     ) -> Forward:
         """One pass of (N, C, H, W) uint8 images of the input's size; see `forward_pass`."""
         layers = list(layers)

@@ -1,4 +1,4 @@
-"""The networks of the scenes with outputs wired to cells of a mosaic: the settings DiFull and DiPart.
+"""The scenes' networks, with each output wired to one cell of a mosaic: the settings DiFull and DiPart.
 
 S. Rao, M. Böhle and B. Schiele, "Towards Better Understanding Attribution Methods" (CVPR 2022). The image is divided
 into n x n cells, each cell passes through the network alone, and logit `12 j + k` is that of class k for cell j.
@@ -9,7 +9,8 @@ With `partial`, DiPart, only the head is divided: the features are those of the 
 and a logit reads only its cell's features. A map at `joined` must still lie inside the cell; a map at the input may
 extend beyond its border by the features' receptive field.
 
-Weights are those of the scenes' networks; for a mosaic whose cells have their input size, the logits equal theirs.
+The weights are those of the scenes' networks. If the cells have these networks' input size and `partial` is false, the
+logits of each cell equal theirs.
 """
 
 import torch
@@ -43,7 +44,7 @@ class _OfCells(nn.Module):
 
 
 class ScenesResNetCells(_OfCells, ScenesResNet):
-    """`ScenesResNet` on each cell alone.
+    """`ScenesResNet` on each cell alone; with `partial`, only its head.
 
     Args:
         cells: n, cells along each side.
@@ -62,7 +63,7 @@ class ScenesResNetCells(_OfCells, ScenesResNet):
 
 
 class ScenesVGGCells(_OfCells, ScenesVGG):
-    """`ScenesVGG` on each cell alone.
+    """`ScenesVGG` on each cell alone; with `partial`, only its head.
 
     Args:
         cells: n, cells along each side.

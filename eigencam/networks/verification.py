@@ -105,7 +105,7 @@ class PairNetwork(Network):
         layers: Iterable[str] = (),
         gradients: bool = False,
         index: Tensor | None = None,
-        chunk: int = 64,
+        chunk: int | None = None,
     ) -> Forward:
         """One pass of an image (1, C, H, W) uint8, with its partner's pass as `Forward.partner`.
 

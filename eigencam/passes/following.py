@@ -13,10 +13,11 @@ from eigencam.passes.positions import NOTHING, Axes
 
 
 class Positions(DispatchMode):
-    """Tracks the coordinates from `images`, (N, C, H, W), and which value was computed from which.
+    """Tracks which coordinates of `images`, (N, C, H, W), each axis of a value counts, and what it was computed from.
 
     Attributes:
-        sources: for each value the numbers of the values it was computed from; 0 is the images.
+        sources: values are numbered in the order in which they are computed, from 0, the images; `sources[k]` has the
+            numbers of the values that value k was computed from.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -37,8 +38,10 @@ class Positions(DispatchMode):
             for tensor, axes in zip(tensors(out), self._followed(func, name, args, kwargs, out), strict=True):
                 self._put(tensor, axes, numbers)
             first = func._schema.arguments[0].alias_info if func._schema.arguments else None
-            if first is not None and first.is_write and args[0]._base is not None:
-                self._written(args[0]._base, numbers, kept=torch.Tag.pointwise in func.tags)
+            if first is not None and first.is_write:
+                for base in (t._base for t in tensors(args[0])):  # `_foreach_` operations write into a list
+                    if base is not None:
+                        self._written(base, numbers, kept=torch.Tag.pointwise in func.tags)
         return out
 
     @classmethod
@@ -59,7 +62,7 @@ class Positions(DispatchMode):
         self._axes[tensor] = axes
 
     def _written(self, base: Tensor, sources: tuple[int, ...], *, kept: bool) -> None:
-        """Record a write into a part of a tensor: the whole tensor depends on it, and keeps its positions if `kept`."""
+        """Record a write into a view of `base`, which then depends on `sources` too; it keeps its axes if `kept`."""
         before = self._number.get(base)
         axes = self._axes.get(base) if kept else None
         self._put(base, axes or lost(base), sources if before is None else (*sources, before))

@@ -26,6 +26,9 @@ from eigencam.transfer import to_device
 VERSIONS = {"forward": 1}
 """Raised when a change here or in `eigencam.passes.hooks` alters a number; see `eigencam.store.versions`."""
 
+CHUNKS = {"cpu": 16, "cuda": 64}
+"""Number of inputs at a time in a method's own passes, if none is given; larger batches gain nothing on a CPU."""
+
 T = TypeVar("T")
 Gradients = dict[str, Tensor | None]  # by tapped layer; None if no gradient reaches it
 Back = Callable[["Forward", Tensor], Gradients]
@@ -43,7 +46,7 @@ class Forward:
         seeds: the same on the device of the images.
         logits: (N, K) float32, K = 0 for a network without a classifier.
         layer: path of the network's target layer.
-        chunk: number of inputs at a time in a method's own passes; limits their memory.
+        chunk: number of inputs at a time in a method's own passes; limits their memory. None: `CHUNKS`.
         progress: called with the number of inputs after each of these passes.
         readings: how tapped layers become maps, for those that are not (N, C, h, w).
         ids: the images' names in the dataset; empty if there are none.
@@ -67,11 +70,11 @@ class Forward:
         *,
         with_graph: bool = False,
         readings: Mapping[str, Reading] | None = None,
-        chunk: int = 64,
+        chunk: int | None = None,
         progress: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self.module, self.images, self.index, self.layer = module, images, index, layer
-        self.chunk, self.progress = chunk, progress
+        self.chunk, self.progress = chunk or CHUNKS.get(images.device.type, CHUNKS["cpu"]), progress
         self.ids: tuple[str, ...] = ()
         self.original: Callable[[int], NDArray[np.uint8]] | None = None
         self.regions: tuple[tuple[float, float, float, float], ...] = ()
@@ -325,7 +328,7 @@ def forward_pass(
     gradients: bool = False,
     index: Tensor | None = None,
     readings: Mapping[str, Reading] | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
 ) -> Forward:
     """Run `module` once and keep what methods read.
 

@@ -92,7 +92,7 @@ def compute_maps(
     original: Callable[[int], NDArray[np.uint8]] | None = None,
     regions: Iterable[Region] = (),
     population: tuple[int, Callable[[int], NDArray[np.uint8]]] | None = None,
-    chunk: int = 64,
+    chunk: int | None = None,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
     clock: bool = False,
     failed: Callable[[str, BaseException], None] | None = None,
@@ -112,7 +112,7 @@ def compute_maps(
         original: decodes the n-th image as stored in the dataset, for methods that start from files.
         regions: N parts of the original images that the network sees.
         population: the dataset's size and its images as the network sees them, for methods that draw references.
-        chunk: number of inputs per pass in methods that need passes of their own.
+        chunk: number of inputs per pass in methods that need passes of their own; None: as the device suggests.
         progress: called with the method and the number of inputs after each such pass.
         clock: whether to time every method alone; no backward pass is then shared.
         failed: called with a method that raised and its error; its maps are left out. None: the error is raised.

@@ -1,4 +1,7 @@
-"""From the maps of one batch to rows: in NumPy only, so threads can do it while the network runs the next batch."""
+"""From the maps of one batch to rows.
+
+`score` does what needs the network; `rows_of` uses only NumPy, so it can run while the network computes the next batch.
+"""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +41,9 @@ def pairs_of(job: Job, batch: Batch) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class ScoredBatch:
-    """Everything that the rows of one batch are computed from; all but `batch` has length M, the number of rows.
+    """Everything that the rows of one batch are computed from; M is the number of (image, class) pairs.
+
+    `image`, `truths`, `regions`, `targets`, `top5` and `answers` have length M.
 
     Attributes:
         batch: its pixels are no longer needed.
@@ -50,7 +55,7 @@ class ScoredBatch:
         targets: classes that class-specific maps are for.
         top5: the network's top classes.
         answers: states of the logits.
-        asked: the rows of evaluators that run the network.
+        asked: M rows by (method, evaluator), of the evaluators that run the network.
     """
 
     batch: Batch
@@ -74,7 +79,7 @@ def score(
     progress: Callable[[str, int], None],
     failed: Callable[[Key, BaseException], None],
 ) -> ScoredBatch:
-    """Collect the maps with their images, after everything that needs the network has been computed.
+    """Run the evaluators that need the network, and collect what the rows of the others are computed from.
 
     `failed` is called with the key of a result whose evaluator raised, and with the error.
     """
@@ -132,14 +137,14 @@ def rows_of(job: Job, scored: ScoredBatch, wanted: Iterable[Key]) -> tuple[dict[
 def _rows_of_one(
     job: Job, scored: ScoredBatch, key: Key, positions: Sequence[int], score_maps: Sequence[ScoreMap]
 ) -> list[Row]:
-    """The rows of one evaluator for one image; `positions`: their positions."""
+    """The rows of one evaluator for one image; `positions`: the image's indices among the M pairs of `scored`."""
     name, e = key
     evaluator = job.evaluators[e]
     starts = [_start(job, scored, name, k) for k in positions]
     truths = [scored.truths[k] for k in positions]
     if is_joint(evaluator):
         joint = {"label": scored.batch.truths[scored.image[positions[0]]].label, "target": -1}
-        return [{**starts[0], **joint, **evaluator.joint_row(score_maps, truths)}]
+        return [_joined({**starts[0], **joint}, evaluator.joint_row(score_maps, truths))]
     if key in scored.asked:
         found = [scored.asked[key][k] for k in positions]
     elif name in scored.boxes:
@@ -147,10 +152,14 @@ def _rows_of_one(
         found = [evaluator.row_of_boxes(b, truth) for b, truth in zip(boxes, truths, strict=True)]
     else:
         found = [evaluator.row(m, truth) for m, truth in zip(score_maps, truths, strict=True)]
-    for row in found:
-        if taken := starts[0].keys() & row.keys():
-            raise ValueError(f"a row has the column {min(taken)}, which every row has already; give it another name")
-    return [{**start, **row} for start, row in zip(starts, found, strict=True)]
+    return [_joined(start, row) for start, row in zip(starts, found, strict=True)]
+
+
+def _joined(start: Row, row: Row) -> Row:
+    """A row with the shared columns. Raises ValueError if it has one of these itself."""
+    if taken := start.keys() & row.keys():
+        raise ValueError(f"a row has the column {min(taken)}, which every row has already; give it another name")
+    return {**start, **row}
 
 
 def _start(job: Job, scored: ScoredBatch, method: str, k: int) -> Row:

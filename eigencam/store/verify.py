@@ -38,7 +38,7 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
 
     Args:
         stored: the result, read with its rows' checksum compared (`read_all(..., hashed=True)`).
-        trust: which code may be built to recompute its metrics.
+        trust: which code may be used to recompute its metrics.
     """
     yield from (line for line in (stored.denied, stored.old, *stored.faults) if line)
     summary = stored.summary
@@ -59,10 +59,11 @@ def check(stored: Stored, trust: Trust = PACKAGED) -> tuple[list[str], str]:
 
     Args:
         stored: the result, read with its rows' checksum compared.
-        trust: which code may be built to recompute its metrics.
+        trust: which code may be used to recompute its metrics.
 
     Returns:
-        A line for each contradiction; and why the metrics could not be recomputed, "" if they were.
+        A line for each contradiction; and why the metrics were not recomputed, "" if they were, or if there are none to
+        recompute or the rows cannot be read.
     """
     summary = stored.summary
     if summary is None or summary.unsupported:
@@ -77,7 +78,7 @@ def check(stored: Stored, trust: Trust = PACKAGED) -> tuple[list[str], str]:
 
 
 def _counts(stored: Stored, summary: Summary, rows: RowFile) -> Iterator[str]:
-    """Check that each image occurs once, for the identity's target, and that a run claims each row."""
+    """Check the number of images, that each (image, class) has one row, the target, and the runs' claims of rows."""
     left_out, both = {*summary.bad_images, *summary.bad_truths}, set[str]()
     for block in rows.blocks([]) if left_out else ():
         both |= left_out.intersection(block["image"])
@@ -85,7 +86,7 @@ def _counts(stored: Stored, summary: Summary, rows: RowFile) -> Iterator[str]:
     if images != summary.n:
         yield f"n = {summary.n}, and its rows are of {images} images"
     if twice:
-        yield f"{twice} rows have the same image and class as another row"
+        yield f"{twice} rows have the same image and class as an earlier row"
     if both:
         yield f"image {min(both)} has a row, and is recorded as left out"
     declared = stored.identity["dataset"].get("n")
@@ -113,13 +114,13 @@ def _makers(stored: Stored, rows: RowFile) -> Iterator[str]:
     if known and first < count:
         yield f"row {first} (image {image}): no file in runs/ says which run computed it"
     if (end := max((last + 1 for _, last in stretches), default=0)) > count:
-        yield f"a file in runs/ claims {end} rows, and there are {count}"
+        yield f"a file in runs/ claims rows up to number {end}, and there are {count}"
 
 
 def counted(rows: RowFile) -> tuple[int, int]:
-    """Return the number of images in the rows, and of rows with the image and class of another row.
+    """Return the number of images in the rows, and the number of rows with the image and class of an earlier row.
 
-    It holds 64 bits of each image and row. If two agree, the ids themselves are compared.
+    Only 64 bits for each image and row, a hash, are held in memory. If two hashes agree, the ids are compared.
     """
     images, keys = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for block in rows.blocks([]):
@@ -153,12 +154,12 @@ def _repeated(values: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
 
 
 def _metrics(stored: Stored, summary: Summary, rows: RowFile, trust: Trust) -> tuple[list[str], str]:
-    """Compare the stored metrics with those of the rows; also why they were not recomputed."""
+    """Return the differences between the stored metrics and those of the rows, and why these were not recomputed."""
     try:
         evaluator = stored.evaluator(trust)
         current = is_current(summary, evaluator)
         recomputed = summed_up(evaluator, rows)[0] if current else {}
-    except Exception as error:  # untrusted code, or any error of it on foreign rows
+    except Exception as error:  # its code is not trusted, or it may raise anything on rows that it did not make
         return [], f"metrics not recomputed: {first_line(error)}"
     if not current:
         return [], "summarised by another version of this program; `eigencam summarize` recomputes its metrics"
@@ -185,7 +186,7 @@ def _curves(stored: Stored, evaluator: Any, rows: RowFile) -> Iterator[str]:
         yield f"{CURVES}: {len(kept)} curves, {len(made)} from its rows"
     for one, other in zip(kept, made, strict=False):
         if not _same_curve(one, other):
-            yield f"{CURVES}: {one.name}: another curve than from its rows"
+            yield f"{CURVES}: {one.name}: differs from the curve of its rows"
 
 
 def _same_curve(one: Curve, other: Curve) -> bool:
