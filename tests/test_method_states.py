@@ -5,6 +5,7 @@ float64, `test_every_method.py` each kind of network.
 """
 
 import copy
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
@@ -30,6 +31,26 @@ ROUNDED = {"opticam": 0.01}
 def one_thread() -> Iterator[None]:
     with alone():
         yield
+
+
+def tensors() -> int:
+    """The number of living tensors."""
+    return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("option", METHODS)
+def test_no_tensor_of_a_pass_waits_for_the_garbage_collector(option: str) -> None:
+    """A reference cycle keeps the activations of many batches in memory before the collector runs."""
+    used = network(home(option), "cpu")
+    maps(used, option, (0,))  # what is kept for every later batch is kept now
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        maps(used, option, (0,))
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("option", METHODS)

@@ -121,7 +121,7 @@ def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         x = images.detach().clone().requires_grad_()
-        with relevance_rules(biases.rules, x):
+        with relevance_rules(biases.rules(), x):
             score = network_logits(module, x).gather(1, targets[:, None].clone())
         of_input, *found = differentiate(score, [x, *(out for out, _, _ in biases.kept)])
     if of_input is None:
@@ -139,9 +139,12 @@ class _Biases:
 
     def __init__(self) -> None:
         self.kept: list[tuple[Tensor, Tensor, bool]] = []
+
+    def rules(self) -> dict[str, Rule]:
+        """What runs in place of each operation. Not kept: it refers to this object, whose outputs would outlive it."""
         rules: dict[str, Rule] = {"conv2d": self._conv2d, "linear": self._linear, "batch_norm": self._batch_norm}
         without = dict.fromkeys(("relu", *LEAKY, *MAXIMA), lambda original, *rest: original(*rest))
-        self.rules: dict[str, Rule] = rules | without | {ANY: self._implicit}
+        return rules | without | {ANY: self._implicit}
 
     def _keep(self, out: Tensor, bias: Tensor, is_map: bool) -> Tensor:
         self.kept.append((out, bias.detach(), is_map))

@@ -306,6 +306,10 @@ class Forward:
         """Make the next `gradients` call run its own backward pass, so that it can be timed."""
         self._gradients, self._shared = None, {}
 
+    def forget_shared(self) -> None:
+        """Drop what methods share: some of it refers to this pass, which would keep its activations alive."""
+        self._shared.clear()
+
     def versions(self) -> list[int]:
         """Version counters of what all methods share; equal lists mean that nothing was modified in place."""
         gradients = self._gradients[1].values() if self._gradients else ()

@@ -154,6 +154,8 @@ def compute_maps(
     repeated = {name for name in results if forward is not whole and not is_class_specific(methods[name])}
     losing = {name for name in results if asked is None and is_class_specific(methods[name])}
     arrive = _sent(results, targets, top5, forward.logits, chosen or [], repeated, losing)
+    whole.forget_shared()
+    forward.forget_shared()
     return Maps(forward, targets, seconds, arrive)
 
 
