@@ -28,17 +28,12 @@ and its shifts, and both are the same here.
 
 Images are blurred as files, at their own size, by Pillow's filter. The mask is smoothed by the same filter in 8
 bits, without a gradient through it. All of this is as in the first authors' code. The rank correlation with maps of
-their loop, rewritten in NumPy with the same shifts, is 0.976 to 0.994 on files of ILSVRC with SqueezeNet 1.1, n = 4.
-With other shifts that loop agrees with itself to 0.79 to 0.97. Hundreds of steps amplify rounding.
+their loop, rewritten in NumPy with the same shifts, is 0.98 on files of ILSVRC with SqueezeNet 1.1 (median; 0.78 at
+least), and 1.00 after 20 steps (n = 4, `results/agreement_mask.csv`). Hundreds of steps amplify rounding.
 
-Compared with TorchRay's code itself, on scenes: masks within 0.004 after ten steps, for `preserve` with `blur` and for
-`dual` with `fade`, n = 1. By step 800 rounding has grown: rank correlation of the maps 0.998 to 1.000, maxima 0, 5 and
-7 of 112 pixels apart, single masks up to 0.68 apart, n = 3. A mask of TorchRay's differs as much from the same one
-computed without the other areas, n = 1. The cause is ties: the mask starts constant, and rounding decides which of its
-equal values count as ones. On files, with MobileNetV2 at 112 pixels and all in float64, rank correlation with
-TorchRay's loop is 0.99 and 0.93 after 20 steps. If a pattern of 1e-9 breaks the ties in both alike, it is 1.0000 and
-the masks agree within 1e-6, n = 2. TorchRay's loop agrees with itself, its images changed by 1e-7, to 0.99 and 0.93
-after 60 steps. More comparisons are in `results/agreement_perturbation.csv`.
+The rank correlation with TorchRay's loop, on files of ILSVRC with MobileNetV2 at 112 pixels and all in float64, is 0.98
+after 20 steps and 0.90 after 60 (medians; 0.94 and 0.88 at least; n = 4; `results/agreement_perturbation.csv`). The cause
+is ties: the mask starts constant, and rounding decides which of its equal values count as ones.
 """
 
 from collections.abc import Callable, Sequence
