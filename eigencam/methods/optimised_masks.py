@@ -32,8 +32,8 @@ their loop, rewritten in NumPy with the same shifts, is 0.98 on files of ILSVRC 
 least), and 1.00 after 20 steps (n = 4, `results/agreement_mask.csv`). Hundreds of steps amplify rounding.
 
 The rank correlation with TorchRay's loop, on files of ILSVRC with MobileNetV2 at 112 pixels and all in float64, is 0.98
-after 20 steps and 0.90 after 60 (medians; 0.94 and 0.88 at least; n = 4; `results/agreement_perturbation.csv`). The cause
-is ties: the mask starts constant, and rounding decides which of its equal values count as ones.
+after 20 steps and 0.90 after 60 (medians; 0.94 and 0.88 at least; n = 4; `results/agreement_perturbation.csv`). The
+cause is ties: the mask starts constant, and rounding decides which of its equal values count as ones.
 """
 
 from collections.abc import Callable, Sequence
