@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 EXCERPTS = (
     ("scenes", "scenes test", "localization", ("scenes_resnet", "scenes_vgg")),
     ("real_ilsvrc", "ilsvrc val", "localization", ("googlenet_bvlc", "squeezenet1_0")),
+    ("real_methods", "ilsvrc val", "localization", ("googlenet_bvlc",)),
     ("real_voc", "voc2012 Segmentation val", "segmentation", ("googlenet_bvlc", "squeezenet1_0")),
 )
 """Folder of `results/`, beginning of the title, evaluator, networks."""
