@@ -154,7 +154,7 @@ def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, mon
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", small)
     said: list[str] = []
-    job = run(config(tmp_path / "r", *whole), say=said.append)
+    job = run(config(tmp_path / "r", *whole, "chunk=64"), say=said.append)
     assert [line for line in said if "out of memory" in line] == [
         "out of memory; continuing with batch_size=2 chunk=16"
     ]

@@ -244,7 +244,7 @@ def test_a_killed_job_of_slurm_is_told_in_two_lines(
     assert main(["run", f"paths.results={tmp_path}"]) == 1
     *_, told, then = capsys.readouterr().err.splitlines()  # Hydra names the overrides before them
     assert told == "eigencam: Job 7_1 (task: 0) has not produced any output"
-    assert "the same command computes what is missing" in then
+    assert "run the command again for what is missing" in then
 
 
 @pytest.mark.full
