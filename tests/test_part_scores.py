@@ -38,7 +38,7 @@ def probed(name: str, dataset: Any, method: Method, count: int, labels: list[int
     if labels:
         truths = [replace(truth, label=label) for truth, label in zip(truths, labels, strict=True)]
     images = torch.from_numpy(np.stack([dataset.image(i) for i in range(count)]).transpose(0, 3, 1, 2).copy())
-    found = compute_maps(network(name), {"m": method}, images, labels=[truth.label for truth in truths])
+    found = compute_maps(network(name), {"m": method}, images, labels=[truth.label for truth in truths], chunk=64)
     maps = [ScoreMap(m, truth.size) for m, truth in zip(found.maps["m"], truths, strict=True)]
     return BatchProbe(found.forward, method, found.asked, maps, truths, (method,))
 

@@ -26,7 +26,6 @@ from eigencam.networks.network import Network, load_network
 from eigencam.networks.verification import for_pairs
 from eigencam.networks.weights import weight_file
 from eigencam.passes.calls import NetworkError
-from eigencam.passes.forward import CHUNKS
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
 from eigencam.running.run_config import BATCH_SIZES, DTYPES, DataConfig, RunConfig, checked, chosen_device
@@ -120,7 +119,7 @@ def _built(group: str, nodes: Mapping[str, Any], faults: list[str]) -> dict[str,
 
 
 def _network(config: RunConfig, dataset: Dataset, faults: list[str]) -> Network:
-    """The network on its device, wrapped for a dataset of pairs; sets `batch_size` and `chunk` if they are `auto`."""
+    """The network on its device, wrapped for a dataset of pairs; sets the batch size that `auto` stands for."""
     device = chosen_device(config.device, config.dtype)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
@@ -132,8 +131,6 @@ def _network(config: RunConfig, dataset: Dataset, faults: list[str]) -> Network:
         stop(faults)
     if config.batch_size == "auto":
         config.batch_size = BATCH_SIZES.get(network.device.type, BATCH_SIZES["cpu"])
-    if config.chunk == "auto":
-        config.chunk = CHUNKS.get(network.device.type, CHUNKS["cpu"])
     if config.channels_last:
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

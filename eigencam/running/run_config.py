@@ -63,7 +63,7 @@ class RunConfig(DataConfig):
     channels_last: bool = False
     device: str = "auto"
     batch_size: Any = "auto"
-    chunk: Any = "auto"
+    chunk: int = 64
     workers: Any = "auto"
     rows_in: str = "auto"
     flush_s: float = 10.0
@@ -122,10 +122,10 @@ def checked(composed: DictConfig, faults: list[str]) -> RunConfig:
     for key, allowed in CHOICES.items():
         if getattr(config, key) not in allowed:
             faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")
-    for key in ("batch_size", "chunk"):
-        size = getattr(config, key)
-        if size != "auto" and not (type(size) is int and size >= 1):
-            faults.append(f"{key}={size}; allowed: auto, or 1 or more")
+    if config.chunk < 1:
+        faults.append(f"chunk={config.chunk}; allowed: 1 or more")
+    if config.batch_size != "auto" and not (type(config.batch_size) is int and config.batch_size >= 1):
+        faults.append(f"batch_size={config.batch_size}; allowed: auto, or 1 or more")
     faults += [f"{key}: none chosen; give {key}=[...]" for key in ("method", "evaluator") if not getattr(config, key)]
     try:
         Shard.parse(config.shard)
