@@ -196,18 +196,6 @@ def read_mask(path: Path | str) -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def read_grey(path: Path | str) -> NDArray[np.uint8]:
-    """Decode an image as grey, (H, W) uint8: the weighted sum of the colours, alpha dropped; 1 bit becomes 0 and 255.
-
-    Raises:
-        BadImageError: the file cannot be decoded.
-        FileNotFoundError: there is no such file.
-    """
-    image = decode(path)
-    image.info.pop("transparency", None)
-    return np.array(image if image.mode == "L" else image.convert("L"))
-
-
 def read_object(path: Path | str) -> NDArray[np.bool_]:
     """Decode the mask of one object, of any kind: 1 bit, grey, RGB, RGBA, a palette.
 

@@ -5,7 +5,8 @@ AI Methods" (ICCV 2023), with the rules of the authors' code (visinf/funnybirds-
 one part: its pixels, from the mask or, without a mask, from the boxes. With $s_p$ the sum of the map over part p
 widened by 2 pixels, and $d_p = f(x) - f(x_{-p})$ the drop of the class's logit without it:
 
-* `single_deletion`: $(1 + \rho) / 2$, with Spearman's correlation of s and d over the parts.
+* `single_deletion`: $(1 + \rho) / 2$, with Spearman's correlation of s and d over the parts. Values that differ by no
+  more than rounding have the same rank.
 * A part is *important* if $s_p > t \sum m$, for 80 thresholds t from 0.01 to 0.5. `csdc` (controlled synthetic data
   check): whether the class's own part is important. `preservation`: whether the prediction is the same with the
   important parts alone. `deletion_check`: whether it changes without them. `completeness` is the mean of the three,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from eigencam.evaluation.maps import ScoreMap
 
 THRESHOLDS = np.linspace(0.01, 0.5, 80)
+ROUNDING = 1e-5
+"""Numbers that differ by at most this fraction of their size are equal: batches of another size round differently."""
 IRRELEVANT = 0.05
 """Fraction of the logit: a part is irrelevant if the logit drops by less without it."""
 CHECKS = ("csdc", "preservation", "deletion_check")
@@ -63,7 +66,7 @@ class PartScores:
 
     fill: Fill = "mean"
 
-    version = 1
+    version = 2
     summary_version = 1
     headline = ("single_deletion", "completeness", "distractibility", "target_sensitivity")
 
@@ -89,7 +92,7 @@ class PartScores:
         columns = {
             "parts": torch.where(parts.of_class < 0, 0, parts.present.sum(1)),
             "predicted": probe.logits.argmax(1) == probe.targets,
-            "deletion": (1 + _spearman(importance, drops, parts.present)) / 2,
+            "deletion": (1 + _spearman(importance, drops, parts.present, logit.abs())) / 2,
             "sensitive": self._sensitive(importance, drops, without, parts, probe),
             "csdc": important.gather(1, own)[:, 0],
             "preserved": kept.gather(1, counts),
@@ -137,13 +140,16 @@ class PartScores:
 
         classes = parts.other_class(probe)
         others, _ = parts.importance(probe.explain_classes(classes))
-        other_drops = _of_class(probe.logits[None], classes) - _of_class(without, classes)
+        logit, other_logit = (_of_class(probe.logits[None], k) for k in (probe.targets, classes))
+        other_drops = other_logit - _of_class(without, classes)
         own, other = parts.of_class.clamp(min=0)[:, None], parts.other.clamp(min=0)[:, None]
 
-        def higher(a: Tensor, at: Tensor, b: Tensor, place: Tensor) -> Tensor:
-            return (a.gather(1, at) > b.gather(1, place))[:, 0]
+        def higher(a: Tensor, at: Tensor, b: Tensor, place: Tensor, size: Tensor | None = None) -> Tensor:
+            a, b = a.gather(1, at), b.gather(1, place)
+            largest = torch.maximum(a.abs(), b.abs()) if size is None else size.abs()
+            return (a - b > ROUNDING * largest)[:, 0]
 
-        holds = higher(drops, own, drops, other) & higher(other_drops, other, other_drops, own)
+        holds = higher(drops, own, drops, other, logit) & higher(other_drops, other, other_drops, own, other_logit)
         right = higher(importance, own, others, own).float() + higher(others, other, importance, other)
         return torch.where(holds & (parts.of_class >= 0) & (parts.other >= 0), right / 2, torch.nan)
 
@@ -339,20 +345,23 @@ def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(2, classes[None, :, None].expand(len(logits), -1, 1))[:, :, 0].T
 
 
-def _spearman(a: Tensor, b: Tensor, present: Tensor) -> Tensor:
+def _spearman(a: Tensor, b: Tensor, present: Tensor, size: Tensor) -> Tensor:
     """(N,): Spearman's correlation of a (N, P) and b (N, P) over the parts that are there; ties have their mean rank.
 
-    NaN if all of b are equal, -1 if only all of a are.
+    NaN if all of b are equal, -1 if only all of a are. b are differences of numbers as large as `size` (N, 1). Values
+    that differ by rounding alone are ties.
     """
     import torch
 
     pairs = present[:, :, None] & present[:, None]
 
-    def ranks(values: Tensor) -> Tensor:
-        steps = torch.sign(values[:, :, None] - values[:, None]).where(pairs, 0)
+    def ranks(values: Tensor, size: Tensor) -> Tensor:
+        differences = (values[:, :, None] - values[:, None]).where(pairs, 0)
+        steps = torch.sign(differences) * (differences.abs() > ROUNDING * size[:, :, None])
         return steps.sum(2).double()  # twice the rank minus its mean
 
-    x, y = ranks(a), ranks(b)
+    largest = [values.abs().where(present, 0).amax(1, keepdim=True) for values in (a, b)]
+    x, y = ranks(a, largest[0]), ranks(b, torch.maximum(largest[1], size))
     below = ((x**2).sum(1) * (y**2).sum(1)).sqrt()
     rho = (x * y).sum(1) / below
     return torch.where((y == 0).all(1), torch.nan, torch.where(below > 0, rho, -1.0))

@@ -276,8 +276,6 @@ def _decoding() -> Case:
             case[f"{kind} size"] = numbers(np.array(decoding.image_size(path)))
             if kind in ("P", "L"):
                 case[f"{kind} mask"] = numbers(decoding.read_mask(path))
-            if kind != "wide":
-                case[f"{kind} grey"] = numbers(decoding.read_grey(path))
     return case
 
 

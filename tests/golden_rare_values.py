@@ -133,7 +133,7 @@ def _parts() -> Case:
     labels, masks = part_scores._pixels_of(score, truth, (7, 7))
     return {
         "scores": numbers(part_scores._scores(rows, "sd")),
-        "ties": numbers(part_scores._spearman(flat, rising, there)),
+        "ties": numbers(part_scores._spearman(flat, rising, there, torch.ones(len(flat), 1))),
         "pixels": [*map(float, labels), *numbers(masks.astype(np.float64))],
     }
 

@@ -18,7 +18,7 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.planted import Planted
 from eigencam.datasets.scenes_grid import ScenesGrid
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.part_scores import THRESHOLDS, PartScores, _pixels_of
+from eigencam.evaluation.part_scores import THRESHOLDS, PartScores, _pixels_of, _spearman
 from eigencam.methods.base import Method
 from eigencam.methods.input_gradients import Gradient
 from eigencam.networks.network import Network, load_network
@@ -38,7 +38,7 @@ def probed(name: str, dataset: Any, method: Method, count: int, labels: list[int
     if labels:
         truths = [replace(truth, label=label) for truth, label in zip(truths, labels, strict=True)]
     images = torch.from_numpy(np.stack([dataset.image(i) for i in range(count)]).transpose(0, 3, 1, 2).copy())
-    found = compute_maps(network(name), {"m": method}, images, labels=[truth.label for truth in truths], chunk=64)
+    found = compute_maps(network(name), {"m": method}, images, labels=[truth.label for truth in truths])
     maps = [ScoreMap(m, truth.size) for m, truth in zip(found.maps["m"], truths, strict=True)]
     return BatchProbe(found.forward, method, found.asked, maps, truths, (method,))
 
@@ -142,6 +142,17 @@ def test_of_a_network_that_depends_on_known_parts_its_gradient_has_full_scores(m
     assert made["target_sensitivity"] == made["distractibility"] == 100
     assert (np.stack(found["csdc"].to_list()) == 1).all()
     assert (np.stack(found["deletion"].to_list()) > 0.75).all()  # four cells, of which the own is first: 0.89
+
+
+def test_numbers_that_differ_by_rounding_are_tied() -> None:
+    a = torch.tensor([[0.3, 0.1, 0.2, 9.0], [0.3, 0.3 + 1e-8, 0.1, 9.0]])
+    b = torch.tensor([[2.0, 1.0, 1.0 + 1e-6, -5.0], [2.0, 1.0, 1.0, -5.0]])
+    present = torch.tensor([[True, True, True, False]] * 2)
+    expected: list[Any] = [spearmanr([0.3, 0.1, 0.2], [2, 1, 1]), spearmanr([0.3, 0.3, 0.1], [2, 1, 1])]
+    found = _spearman(a.double(), b.double(), present, torch.ones(2, 1))
+    assert found.tolist() == pytest.approx([rho.statistic for rho in expected])
+    tiny = _spearman(a.double(), b.double() * 1e-7, present, torch.ones(2, 1))  # of a logit of 1
+    assert tiny.isnan().all()
 
 
 def test_a_map_that_is_the_same_for_every_class_is_sensitive_to_none() -> None:
