@@ -28,9 +28,12 @@ def occurring(labels: Iterable[str]) -> tuple[str, ...]:
     (True, ('2', 'dog'))
     >>> occurring({"-1", "0", "1"}), occurring({"1.0", "0.0"})
     (('0', '1'), ())
+    >>> occurring({"000000000", "000000001"})
+    ('0', '1')
     """
     names = set(labels)
     if not all(map(_NUMBER.fullmatch, names)):
         return tuple(sorted(names))
-    numbers = (int(name) for name in names if name.isdecimal() and len(name) <= len(str(MOST_CLASSES)))
+    written = (name.lstrip("0") or "0" for name in names if name.isdecimal())
+    numbers = (int(name) for name in written if len(name) <= len(str(MOST_CLASSES)))
     return numbered(max((number for number in numbers if number < MOST_CLASSES), default=-1))

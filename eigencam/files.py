@@ -7,7 +7,8 @@ see either the old file or the new one, and a write that fails leaves the old on
 >>> with replacing(Path("rows.parquet"), sync=True) as beside:  # doctest: +SKIP
 ...     frame.to_parquet(beside)
 
-Every OSError that leaves this module names the requested file, never the hidden one; `one_line` puts it in a sentence.
+An OSError that leaves this module names the requested file, or another that failed, such as its folder, but never the
+hidden one; `one_line` puts it in one line.
 """
 
 import errno
@@ -64,7 +65,7 @@ def unique_name() -> str:
 
 
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
-    r"""Write a UTF-8 file completely; bytes of a path that are not valid UTF-8 are written as `\udc..`."""
+    r"""Write a UTF-8 file completely; for a path in it, bytes that are not UTF-8 are written as `\udc..`."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
@@ -88,7 +89,8 @@ def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterato
             device itself.
 
     Raises:
-        OSError: the file cannot be written; `filename` is `path`, or the other file on which the block failed.
+        OSError: the file cannot be written; `filename` is `path`, the folder that cannot be made, or the other file on
+            which the block failed.
     """
     beside = None
     try:
@@ -156,7 +158,7 @@ def regular(path: Path) -> Path:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a folder that match, sorted by name, without those that are still being written."""
+    """Return the paths in a folder that match, sorted, without hidden ones, such as files still being written."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 

@@ -76,7 +76,7 @@ def deepfool(
     max_iter: int = 50,
     clip: tuple[Tensor, Tensor] | None = None,
 ) -> Attacked:
-    """DeepFool; an image leaves the loop when its prediction changes, and the others continue as a smaller batch.
+    """DeepFool; an image whose prediction has changed, or that no step can change, leaves the loop.
 
     Args:
         logits: the network.
@@ -84,7 +84,7 @@ def deepfool(
         num_classes: number of likeliest classes considered, including the predicted one.
         overshoot: share by which the sum of the steps is lengthened.
         max_iter: maximum number of steps.
-        clip: lowest and highest allowed values, to which each step is clipped; None: no limits.
+        clip: lowest and highest allowed values, to which the image is clipped after each step; None: no limits.
     """
     import torch
 
@@ -114,7 +114,7 @@ def deepfool(
         nearest = distance.argmin(0)
         own = torch.arange(len(active), device=images.device)
         length, direction = distance[nearest, own], w[nearest, own]
-        reachable = length.isfinite()  # otherwise no logit depends on the image, and it stays unchanged
+        reachable = length.isfinite()  # otherwise no difference of logits depends on the image, or one is NaN: no step
         stuck[active] = ~reachable
         step = (length + 1e-4)[:, None] * direction / direction.norm(dim=1, keepdim=True)
         step = torch.where(reachable[:, None], step, 0.0)

@@ -4,7 +4,8 @@ Rows are mergeable: shards, resumed runs, confidence intervals and paired tests 
 image or, with `target=each`, one for each class among the image's objects. The evaluator then gets the map for that
 class, and the truth with that class as its `label`; rows are unique by (`image`, `label`). Classes whose objects
 are all difficult are included. An image without objects has one row, for its own label. An evaluator that needs the
-maps of all these classes at once has `joint_row` in place of `row`. An evaluator never imports a method or a network.
+maps of all these classes at once has `joint_row` in place of `row`; one that runs the network has `rows`, which also
+gets a `Probe`. An evaluator never imports a method or a network.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -73,7 +74,8 @@ class Metric:
         undefined: whether the rows do not define it; `note` says why, `value` is NaN.
         win: name of the metric that `eigencam table --win` adds, the share of images in which a method's drop of the
             probability is the smallest; "" if this metric is not such a drop.
-        kept: with `win`, the column of rows with the changed image's probability; `confidence` has the original's.
+        kept: with `win`, name of the rows' column that holds the changed image's probability; the column `confidence`
+            holds the original's.
         caution: why there is no interval, or that few images of a class bias the value; "" if neither applies.
     """
 
@@ -127,7 +129,8 @@ class Summing(Protocol):
     """What all kinds of evaluators have in common: a summary of rows.
 
     An evaluator is of one of three kinds: `Evaluator`, `JointEvaluator` or `NetworkEvaluator`. Everything else that it
-    may declare is optional, and read only by the functions at the end of this module:
+    may declare is optional: its versions (see `PackagedEvaluator`), the methods by which rows are summed in blocks (see
+    `eigencam.evaluation.sums`), and the following, which the functions at the end of this module look up:
 
         headline        names of the metrics that a table shows by default; `a|b` means b if a is not
                         defined
@@ -145,7 +148,9 @@ class Summing(Protocol):
 
         Besides the evaluator's own columns the frame has `image`, `label` (int, index in the dataset's classes, -1
         unknown), `top5` (list of int, the network's classes by descending logit; empty if the network's classes
-        are not the dataset's) and `target` (int, the class of each map, -1 unknown).
+        are not the dataset's) and `target` (int, the class of each map, -1 unknown). A run also has `digest`,
+        `answer_state` and `constant_by_design`; `eigencam score` has only `image` and `label`. A run also has `digest`,
+        `answer_state` and `constant_by_design`; `eigencam score` has only `image` and `label`.
         """
         ...
 
@@ -196,7 +201,7 @@ class JointEvaluator(Summing, Protocol):
     """
 
     def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
-        """Return the row of one image from one map and one truth per class, which is the truth's `label`.
+        """Return the row of one image from one map and one truth per class; the class is the truth's `label`.
 
         Without `target=each`, there is one map and one truth.
         """
@@ -240,7 +245,7 @@ class Probe(Protocol):
     def truths(self) -> Sequence[Truth]: ...  # noqa: D102
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return `make()`, computed once for all methods and evaluators of these images, such as attacked images.
+        """Return `make()`, for example attacked images, computed once per batch for all methods and evaluators.
 
         Args:
             key: names the result with all its parameters; never a method.

@@ -1,4 +1,7 @@
-"""Curves of a result's rows, drawn from sums over blocks of them; for evaluators of probabilities, curves of means."""
+"""Curves of a result's rows, drawn from sums over blocks of rows where the evaluator has such sums.
+
+`sums_of` and `mean_lines` are for evaluators that run the network on changed images: their curves are means.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +33,7 @@ def sums_of(rows: pd.DataFrame, worst: Mapping[str, float]) -> Totals:
 
     Args:
         rows: rows of an evaluator that runs the network on changed images; without rows the result is empty.
-        worst: for each column, the value for images that have none.
+        worst: for each column, the value for images whose map or prediction is not defined.
     """
     if rows.empty:
         return {}
@@ -45,7 +48,7 @@ def mean_lines(totals: Totals, at: NDArray[np.float64], words: Mapping[str, tupl
     Args:
         totals: `n` (1,), and a sum (P,) for each key of `words`; empty: no curves.
         at: (P,) the x of every curve.
-        words: by sum, the curve's name, and the meaning of x and of y.
+        words: for each sum, the curve's name, the meaning of x and that of y.
     """
     means = {key: 100 * (totals[key] / totals["n"][0]) for key in words} if totals else {}
     return [Curve(*words[key], at, values) for key, values in means.items() if not np.isnan(values).any()]

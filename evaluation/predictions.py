@@ -46,9 +46,10 @@ class Guesses:
     labels: NDArray[np.int64]
     boxes: Boxes
 
-    def select(self, rows: NDArray[np.bool_]) -> "Guesses":
+    def select(self, rows: Sequence[int]) -> "Guesses":
         """The guesses of some rows."""
-        return Guesses(self.labels[rows], self.boxes[rows])
+        kept = np.asarray(rows, np.int64)
+        return Guesses(self.labels[kept], self.boxes[kept])
 
 
 def read_devkit(path: Path | str) -> Guesses:
@@ -89,8 +90,14 @@ def read_devkit(path: Path | str) -> Guesses:
     return Guesses(labels.astype(np.int64), values[..., 1:])
 
 
-def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, labels: str = "devkit") -> list[Metric]:
-    """Errors by the rule of the ILSVRC2014 development kit, in percent of all images of the truth.
+def devkit_metrics(
+    path: Path | str,
+    guesses: Guesses,
+    truth: IlsvrcTruth,
+    labels: str = "devkit",
+    rows: Sequence[int] | None = None,
+) -> list[Metric]:
+    """Errors by the rule of the ILSVRC2014 development kit, in percent of the images.
 
     The error of an image is the minimum over its guesses of max(label wrong, box wrong); a box is right if its
     inclusive IoU with any box of the image is at least 0.5. No blacklist.
@@ -101,6 +108,7 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
         truth: truth of all the images.
         labels: how the file numbers classes: `devkit` ids 1 to 1000, or indices of the `sorted` WordNet ids, 0 to
             999.
+        rows: the images that are scored; None for all of the truth.
 
     Returns:
         `top1_loc_error`, `top1_cls_error`; with more than one guess also the same for the first five, named `top5_`;
@@ -119,6 +127,8 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
         k = int(np.argmax(outside))
         seen = guesses.labels[k][given[k]].tolist()
         raise ValueError(f"{path}, line {k + 1}: labels {seen}; allowed are {low} to {high}: {labels} labels")
+    if rows is not None:
+        guesses, truth, given = guesses.select(rows), truth.select(rows), given[np.asarray(rows, np.int64)]
     index = truth.synsets.index_by_devkit_id()[guesses.labels] if labels == "devkit" else guesses.labels
     wrong_label = (index != truth.labels[:, None]) | ~given
     overlaps = np.stack([best_iou(guesses.boxes[:, g], truth.boxes, truth.offsets) for g in range(most)], axis=1)

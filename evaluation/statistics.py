@@ -5,7 +5,8 @@ metric without an interval states the reason.
 
 With `target=each` an image has several rows, which share its object sizes, lighting and clutter: they count
 as one (`by_image`). Beyond 10,000 images, sums are not kept per image but for 1,000 groups of images, by
-a hash of their ids: the interval is then over the groups, whether the rows are in memory or read in blocks.
+a hash of their ids: the interval is then over the groups, whether the rows are in memory or read in blocks. A rate of
+hits with one row per image needs only their number, so its interval stays over images.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def rate(
 
 
 def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
-    """The metric `name`: 100 times the mean of `values` (N,), one per image, without NaNs."""
+    """The metric `name`: 100 times the mean of `values` (N,), one per image; NaNs are left out."""
     sample = np.asarray(values, np.float64)
     array = sample[~np.isnan(sample)]
     ends = scaled(intervals.of_mean(array))
@@ -108,12 +109,12 @@ def pooled(
 
 
 def scaled(ends: Interval, scale: float = 100) -> Interval:
-    """Return an interval in percent; without one always the same NaNs, so that equal metrics compare as equal."""
+    """Return an interval times `scale`; a missing one is always the same NaNs, so that equal metrics are equal."""
     return intervals.NONE if np.isnan(ends[0]) else (scale * ends[0], scale * ends[1])
 
 
 def _interval(sample: Sample, within: Interval = (0.0, 1.0)) -> Interval:
-    """The interval of a sample, as fractions."""
+    """The interval of a sample, in the unit of its values; `within`: limits of its ends, not used for hits."""
     if sample.hits:
         parts: Any = sample.parts
         return intervals.of_pooled_rate(parts[:, 0], parts[:, 1])
@@ -154,9 +155,9 @@ def undefined(
 
 
 def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
-    """The metrics, with samples that name the rows they belong to: those of M rows for which `chosen` (M,) is true.
+    """The metrics; each sample then states its rows: those of the M rows for which `chosen` (M,) is true.
 
-    A sample with another number of parts than chosen rows belongs to all rows, and is unchanged.
+    A sample with more or fewer parts than chosen rows is unchanged.
     """
     mask = np.asarray(chosen, bool)
     if mask.all():
@@ -168,8 +169,9 @@ def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
 
 
 def by_image(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
-    """The metrics with intervals and samples over images, if images have several rows or are too many to keep.
+    """The metrics with intervals and samples over images, or over groups of images if these are too many to keep.
 
+    They are unchanged if each image has one row and the images can be kept; hit rates, whenever each image has one row.
     In the sample of a mean, each image or group then contributes the sum and the number of its values. A sample without
     a part for each of its rows is unchanged.
 
@@ -192,7 +194,13 @@ def groups_of(ids: Sequence[object] | pd.Index) -> NDArray[np.int64]:
 
 
 def _summed(metric: Metric, unit: NDArray[np.int64], several: bool) -> Metric:
-    """The metric of rows of the images or groups `unit` (M,); `several`: whether images have several rows."""
+    """The metric with its sample summed over images or groups.
+
+    Args:
+        metric: a metric of M rows.
+        unit: (M,) the image or group of each row.
+        several: whether images have several rows.
+    """
     sample = metric.sample
     if sample is None or (metric.hit and not several):
         return metric
@@ -226,7 +234,7 @@ def _length(parts: Parts) -> int:
 def grouped(
     values: NDArray[np.float64], starts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Means, sizes and sums of squared deviations of neighbours in (N,) sorted values, cut at `starts`."""
+    """Means, sizes and sums of squared deviations of the groups of (N,) sorted values that begin at `starts`."""
     counts = np.diff(starts, append=len(values))
     means = np.add.reduceat(values, starts) / counts
     return means, counts, np.add.reduceat((values - np.repeat(means, counts)) ** 2, starts)

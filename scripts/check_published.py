@@ -5,7 +5,7 @@
     python scripts/check_published.py --rows 53-60 229 --csv               rows by number, as CSV
 
 A row's number is its line number in the file minus one, for the header. Some values were computed from the source by
-the rule that the column `source` gives; then the original values are printed as well.
+the rule that the column `source` gives. If a value is the sum of CAM's and a difference, both are printed as well.
 """
 
 import argparse
@@ -66,12 +66,12 @@ def wanted(texts: Sequence[str], last: int) -> set[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print; return 0, or 2 if nothing is selected."""
+    """Print the selected rows and return 0; exit with 2 for a wrong option, or if nothing is selected."""
     published = numbers()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("paper", "table", "dataset", "model", "method", "metric"):
         parser.add_argument(
-            f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these: `{name}` of the file"
+            f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only rows with these values of `{name}`"
         )
     parser.add_argument("--rows", nargs="+", default=[], metavar="N", help="only these rows, 53 or 53-60")
     parser.add_argument("--csv", action="store_true", help="print CSV")

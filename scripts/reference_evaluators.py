@@ -72,7 +72,7 @@ def max_box_acc(step: float, every: bool, lean: bool = False) -> Callable[[Score
 
 
 def pxap(score_map: ScoreMap, truth: Truth) -> object:
-    """The steps of wsolevaluation for one image, the mask decoded."""
+    """The steps of wsolevaluation for one image, whose mask is decoded already."""
     assert truth.mask is not None
     edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
     mask = cv2.resize(truth.mask, (224, 224), interpolation=cv2.INTER_NEAREST)
@@ -159,7 +159,7 @@ def sums_in_masks(score_map: ScoreMap, truth: Truth) -> object:
 
 
 def sums_of_classes(score_map: ScoreMap, truth: Truth) -> object:
-    """TP, P and T of 21 classes by np.sum, as VOC's calculators have it; no curve."""
+    """TP, P and T of 21 classes by np.sum, as evaluation code for VOC counts them; no curve."""
     assert truth.mask is not None
     full = enlarged(score_map)
     found, counted = np.where(full > 0.2 * full.max(), 4, 0), truth.mask < 255
@@ -170,7 +170,7 @@ def sums_of_classes(score_map: ScoreMap, truth: Truth) -> object:
 
 
 def greedy_loops(overlap: NDArray[np.float64]) -> list[float]:
-    """detection-proposals' matching of (P, G), a loop over the rows."""
+    """detection-proposals' greedy matching of (P, G) overlaps, a loop over the matches."""
     rest, matched = overlap.T.copy(), [0.0] * overlap.shape[1]
     for _ in range(min(rest.shape)):
         row, column = divmod(int(rest.argmax()), rest.shape[1])
@@ -180,7 +180,7 @@ def greedy_loops(overlap: NDArray[np.float64]) -> list[float]:
 
 
 def proposals_loops(score_map: ScoreMap, truth: Truth) -> object:
-    """Boxes of the components at nine thresholds one by one, sums in each box, overlaps pair by pair."""
+    """Boxes of the components, threshold by threshold; sums, box by box; a greedy matching for each budget."""
     full = enlarged(score_map)
     found = set()
     for t in np.arange(0.1, 1, 0.1):
@@ -198,7 +198,7 @@ def proposals_loops(score_map: ScoreMap, truth: Truth) -> object:
 
 
 def many_boxes(score_map: ScoreMap) -> NDArray[np.float64]:
-    """(3000, 4) boxes that belong to the map."""
+    """(3000, 4) random boxes; the seed is from the map, so that a map always has the same."""
     rng = np.random.default_rng(int(1e6 * abs(float(score_map.values.ravel()[0]))))
     x, y = (np.sort(rng.integers(0, end, (3000, 2)), axis=1) for end in (SIZE[1], SIZE[0]))
     return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.float64)
@@ -226,7 +226,7 @@ def removed(score_map: ScoreMap, _truth: Truth) -> object:
 
 
 def removed_step_by_step(score_map: ScoreMap, _truth: Truth) -> object:
-    """RISE's steps: argsort, then the next pixels of a copy at each point."""
+    """RISE's steps: argsort; at each point a copy of what is removed so far, then the next pixels are removed."""
     full = cv2.resize(score_map.values, (224, 224), interpolation=cv2.INTER_LINEAR)
     order = np.flip(np.argsort(full.reshape(1, -1), axis=1), axis=-1)
     state, states = np.zeros((1, 224 * 224), bool), []

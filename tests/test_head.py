@@ -64,6 +64,30 @@ class LastIsNotLast(nn.Module):
         return y
 
 
+class InsideIsNotLast(nn.Module):
+    """Linear layers on the channels of each position, and a convolution in groups, before the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.of_positions = nn.Conv2d(3, 3, 1), nn.Linear(3, 4)
+        self.grouped, self.last = nn.Conv2d(4, 4, 1, groups=2), nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.of_positions(self.first(x).movedim(1, 3)).movedim(3, 1)
+        return self.last(self.grouped(x).mean((2, 3)))
+
+
+class OnPositions(nn.Module):
+    """Its only layer works on the channels of each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.movedim(1, 3)).mean((1, 2))
+
+
 class Twisted(nn.Module):
     """No linear function of any layer's input."""
 
@@ -80,6 +104,9 @@ def test_the_last_layer_is_found_by_numbers() -> None:
     assert find_last_layer(network("conv"), (6, 7)) == LastLayer("classifier.0", "classifier.1")
     torch.manual_seed(0)
     assert find_last_layer(LastIsNotLast(), (4, 4)) == LastLayer("first")
+    assert find_last_layer(InsideIsNotLast(), (4, 5)) == LastLayer("last")
+    with pytest.raises(ValueError, match="OnPositions are no linear function"):
+        find_last_layer(OnPositions(), (4, 5))
     with pytest.raises(ValueError, match="Twisted are no linear function"):
         find_last_layer(Twisted(), (4, 4))
 

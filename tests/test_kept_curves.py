@@ -120,6 +120,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a truth": lambda content: content["curves"][0]["ys"].__setitem__(0, True),
     "not defined": lambda content: content["curves"][0]["ys"].__setitem__(0, None),
     "too large": lambda content: content["curves"][0]["ys"].__setitem__(0, 1e300),
+    "of 400 digits": lambda content: content["curves"][0]["ys"].__setitem__(0, 10**400),
     "of two lengths": lambda content: content["curves"][0]["ys"].pop(),
     "no points": lambda content: content["curves"][0].update(xs=[], ys=[]),
     "no mark": lambda content: content["curves"][0].update(mark=[1.0]),

@@ -368,8 +368,8 @@ def test_they_run_on_any_network() -> None:
         (lambda: MeaningfulPerturbation(l1=-1), "l1=-1; allowed: 0 or more"),
         (lambda: MeaningfulPerturbation(beta=0.5), "beta=0.5; allowed: 1 or more"),
         (lambda: ExtremalPerturbation(steps=0), "steps=0; allowed: 1 or more"),
-        (lambda: ExtremalPerturbation(cell=28, sigma=42.0), "cell=28, sigma=42.0; allowed: a cell below 2/3 of sigma"),
-        (lambda: ExtremalPerturbation(cell=500), "cell=500, sigma=21.0; allowed: a cell below 2/3 of sigma"),
+        (lambda: ExtremalPerturbation(cell=28, sigma=42.0), "cell=28, sigma=42.0; allowed: e.g. a cell below 2/3"),
+        (lambda: ExtremalPerturbation(cell=500), "cell=500, sigma=21.0; allowed: e.g. a cell below 2/3 of sigma"),
         (lambda: ExtremalPerturbation([]), r"areas=\[\]; allowed: one or more, each 0 < a < 1"),
         (lambda: ExtremalPerturbation([0.5, 1]), r"areas=\[0.5, 1\]"),
         (lambda: ExtremalPerturbation(variant="keep"), "variant='keep'; allowed: preserve, delete, dual"),  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from scored_files import DEVKIT_IDS, SHARED, WORDS, ilsvrc, run, voc
 
 from eigencam.commands.main import main
 from eigencam.datasets.devkit import Synsets
-from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
+from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, read_truth
 from eigencam.evaluation.predictions import (
     devkit_metrics,
     read_coco_boxes,
@@ -55,6 +55,20 @@ def test_devkit_takes_the_best_guess(tmp_path: Path, capsys: pytest.CaptureFixtu
     }
     low, high = out["interval95"]["box_error"]
     assert 0 < low < 33.33 < high < 100
+
+
+def test_a_part_of_a_devkit_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, truth, names = tmp_path / "boxes.txt", ilsvrc(tmp_path / "truth"), tmp_path / "names.txt"
+    file.write_text("7 0 0 9 9\n500 0 0 1 1\n9 0 0 4 4\n")  # right, wrong, right label with a wrong box
+    ids = read_truth(truth).ids
+    names.write_text(f"{ids[0]}\n{ids[2]}\n")
+    given = (file, "--format", "devkit", "--truth", truth)
+    first, listed = run(capsys, *given, "--limit", "1"), run(capsys, *given, "--images", names)
+    assert (first["n"], first["metrics"]["top1_loc_error"]) == (1, 0)
+    assert (listed["n"], listed["metrics"]["top1_loc_error"], listed["metrics"]["top1_cls_error"]) == (2, 50, 0)
+    assert listed["protocol"]["pictures"] == "2 of ILSVRC, 1 left out"
+    with pytest.raises(ValueError, match="limit=4; allowed are 1 to 3"):
+        run(capsys, *given, "--limit", "4")
 
 
 def test_devkit_ids_are_not_sorted_indices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,10 @@
     eigencam compare eigencam gradcam my_module.my_method --dataset scenes --model scenes_resnet,scenes_vgg
 
 Missing results are computed first, exactly as `eigencam run` would. The comparison uses only the rows of results.
-The first method is the reference. For each (dataset, network, evaluator), methods are compared on the images for which
-both have a row (`eigencam.evaluation.paired`). The p-values are corrected by Holm over the whole table, and the methods
-are ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
+The first method is the reference. For each (dataset, network, evaluator), two methods are compared on the images for
+which both have a row (`eigencam.evaluation.paired`). The p-values are corrected by Holm over the whole table. The
+methods are ranked over the (dataset, network) pairs in which all have a value, over equally many images
+(`eigencam.evaluation.ranks`).
 """
 
 import argparse
@@ -49,12 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-run", action="store_true", help="compute nothing; missing results are an error")
     add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
     add("--config-dir", type=Path, metavar="DIR", help="your own configs, as for `eigencam run`")
-    add("--format", choices=(*FORMATS, "json"), default="terminal", help="of the printed tables")
+    add("--format", choices=(*FORMATS, "json"), default="terminal", help="format of the printed tables")
     add("--out", type=Path, metavar="DIR", help="also write compare.csv, .md, .tex, .html, .json and figures of ranks")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run what is missing, compare, print; returns 1 if a method failed, whose results are left out."""
+    """Run what is missing, compare and print. Return 1 if some results failed, which are left out; else 0."""
     methods = [item for item in args.inputs if "=" not in item]
     settings = [item for item in args.inputs if "=" in item]
     options, nodes, order = method_names.split(methods)
@@ -84,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _computed(config: Any, *, compute: bool) -> tuple[list[Path], list[str]]:
-    """Return the folders of a config's results by identity, and what failed. FileNotFoundError if one is missing."""
+    """Return a config's result folders, and what failed. FileNotFoundError if one is missing and nothing failed."""
     from eigencam.running.faults import PartlyFailedError
     from eigencam.running.prepare import prepare
     from eigencam.running.run import run
@@ -108,7 +109,7 @@ def _computed(config: Any, *, compute: bool) -> tuple[list[Path], list[str]]:
 def _folders(
     args: argparse.Namespace, options: Sequence[str], nodes: method_names.Nodes, settings: Sequence[str]
 ) -> tuple[list[Path], Trust, list[str]]:
-    """Compute missing results; return the result folders, what this command trusts, and what failed."""
+    """Compute missing results unless `--no-run`; return the result folders, what is trusted, and what failed."""
     from omegaconf import OmegaConf
 
     from eigencam.configuring.compose import compose

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import Boxes
 from eigencam.datasets.ilsvrc_truth import read_truth
+from eigencam.datasets.subset import chosen_positions
 from eigencam.evaluation import predictions
 from eigencam.evaluation.base import Evaluator, Metric, Row
 from eigencam.evaluation.localization import Localization, row_of_boxes
@@ -86,25 +87,25 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         help="images with an invalid truth: stop at the first, or leave them out and count them",
     )
     add("--allow-missing", action="store_true", help="leave out images whose files or maps are missing")
-    add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are target objects, too")
+    add("--difficult", action="store_true", help="difficult objects (or COCO crowds) are proposals' objects, too")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a random sample"
     )
-    parser.add_argument("--seed", type=int, metavar="S", help="of the random sample")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the random sample")
     parser.add_argument("--images", metavar="FILE", help="only the images of a list, one id per line")
 
 
 def _add_boxes(parser: argparse.ArgumentParser) -> None:
     """Add the options of files of boxes, and of proposals."""
     add = partial(_add, parser)
-    add("--labels", choices=("devkit", "sorted"), help="classes of a devkit file: ids 1-1000 or 0-999")
+    add("--labels", choices=("devkit", "sorted"), help="classes of a devkit file: ids 1-1000, or 0-999 by WordNet id")
     add(
         "--protocol",
         choices=tuple(_PROTOCOLS),
-        help="for proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, up to "
-        "10,000 boxes and with difficult objects; self-taught localization's mean recall over classes",
+        help="for proposals: coco: recall and average recall over objects at 1, 10 and 100 boxes; hosang: Hosang et "
+        "al.'s, up to 10,000 boxes, with difficult objects; stl: self-taught localization's mean recall over classes",
     )
-    add("--order", choices=get_args(Order), help="whether high or low scores of a mat or txt file are good")
+    add("--order", choices=get_args(Order), help="good scores of a mat or txt file: high, low, or ignored (file)")
     add(
         "--origin",
         type=int,
@@ -137,7 +138,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _refuse_unread(args: argparse.Namespace) -> None:
-    """Raise ValueError if an option is set that the format does not use."""
+    """Raise ValueError if an option of `_OPTIONS` is set that the format does not use."""
     for name, (default, formats) in _OPTIONS.items():
         if (value := getattr(args, name)) != default and args.format not in formats:
             option = f"--{name.replace('_', '-')}"
@@ -150,20 +151,20 @@ def _refuse_unread(args: argparse.Namespace) -> None:
 def _score_devkit(args: argparse.Namespace) -> ScoreResult:
     guesses = predictions.read_devkit(args.predictions)
     truth = read_truth(args.truth, keep_faults=True)
-    every, faults = len(truth.ids), truth.faults
+    chosen = chosen_positions(truth.ids, args.limit, args.seed, args.images)
+    faults = {name: truth.faults[name] for name in (truth.ids[i] for i in chosen) if name in truth.faults}
     check(faults, args.on_bad_truth)
-    if faults and len(guesses.labels) == every:
-        kept = np.array([name not in faults for name in truth.ids])
-        guesses, truth = guesses.select(kept), truth.select(np.flatnonzero(kept))
-    metrics = predictions.devkit_metrics(args.predictions, guesses, truth, args.labels)
+    invalid = left_out(faults, len(chosen))
+    scored = [i for i in chosen if truth.ids[i] not in faults]
+    metrics = predictions.devkit_metrics(args.predictions, guesses, truth, args.labels, scored)
     protocol = {
-        "pictures": f"{len(truth.ids)} of ILSVRC, {every - len(truth.ids) or 'none'} left out",
-        **left_out(faults, every),
+        "pictures": f"{len(scored)} of ILSVRC, {len(truth.ids) - len(scored) or 'none'} left out",
+        **invalid,
         "hit": "right label and inclusive IoU >= 0.5 with any box of the image; the best of the guesses counts",
         "box_error": "the first box is wrong, its label ignored",
         "labels": args.labels,
     }
-    return ScoreResult(metrics, len(truth.ids), protocol)
+    return ScoreResult(metrics, len(scored), protocol)
 
 
 def _open(args: argparse.Namespace) -> Truths:
@@ -216,7 +217,8 @@ def _score_maps(args: argparse.Namespace) -> ScoreResult:
     if missing and (len(missing) == len(truths.ids) or not args.allow_missing):
         raise FileNotFoundError(
             f"{args.predictions}: {len(missing)} of {len(truths.ids)} images of {truths.name} have no map, e.g. "
-            f"{predictions.some(missing)}; there are {predictions.some(files)}; --allow-missing leaves images out"
+            f"{predictions.some(missing)}; there are {predictions.some(files)}"
+            + ("" if args.allow_missing else "; --allow-missing leaves images out")
         )
     used = set(found.values())
     extra = [key for key, path in files.items() if path not in used]
@@ -245,7 +247,7 @@ def _proposals(args: argparse.Namespace) -> Proposals:
 
 
 def as_json(scored: ScoreResult) -> str:
-    """Metrics by name in percent with two decimals (null: not defined), n and the protocol."""
+    """Metrics and intervals by name in percent with two decimals (null: not defined), notes, n and the protocol."""
     metrics = scored.metrics
     return json.dumps(
         {
@@ -290,7 +292,7 @@ def _rounded(value: float) -> float | None:
 
 
 def _row(truth: Truth, row: Row) -> Row:
-    """The evaluator's row with the run loop's columns; the class of a foreign map is not known."""
+    """The evaluator's row with the image's id and label; no `target`, since the class of a foreign map is unknown."""
     return {"image": truth.image_id, "label": truth.label, **row}
 
 
@@ -318,7 +320,7 @@ _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "on_bad_truth": ("fail", ("devkit", *_BOXES, "maps")),
     "allow_missing": (False, (*_BOXES, "maps")),
 }
-"""Default of each option, and the formats that read it."""
+"""By option: its default, and the formats that read it; for other formats it is refused."""
 _PROTOCOLS = {"coco": "proposals", "hosang": "proposals_hosang", "stl": "proposals_stl"}
 _SCORERS: dict[str, Callable[[argparse.Namespace], ScoreResult]] = {
     "devkit": _score_devkit,

@@ -86,8 +86,8 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
         try:
             job = prepare(config)
         except (ValueError, FileNotFoundError) as error:
-            text = str(error).splitlines()[0]
-            lines.append({**_line(config.model.get("name", "?"), "?", "?", chosen), "state": "refused", "error": text})
+            text = ": ".join(filter(None, (chosen, str(error).splitlines()[0])))
+            lines.append({**_line(config.model.get("name", "?"), "?", "?", "?"), "state": "refused", "error": text})
             continue
         for (method, evaluator), result in job.results.items():
             line = _line(job.network.label, method, evaluator, job.dataset.name)

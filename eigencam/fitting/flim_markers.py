@@ -4,10 +4,10 @@ A file belongs to one image. Its first line is `n width height`; then follow n l
 from 0. The third field, a marker's number, may be -1. FLIM's labels count from 1, pyflim's from 0 (`first`). In this
 code a label image is (H, W) int64, 0 where nothing is marked.
 
-Markers from the ground truth are discs. One is around the deepest pixel of the target object: the one with the largest
-distance to a pixel outside the object, of several the first in raster order. It is clipped to the object and has the
-label 2 + class. The other is around the deepest pixel of the background, clipped to the background, with the label 1.
-An image without background has no such disc.
+Markers from the ground truth are discs. One is around the deepest pixel of the target objects: the one farthest from
+the nearest pixel outside them or outside the image, of several the first in raster order. It is clipped to the objects
+and has the label 2 + class. The other is around the deepest pixel of the background, clipped to the background, with
+the label 1. An image without background has no such disc.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def read_markers(path: Path, first: int) -> Labels:
         first: the smallest label of a marker in it, 0 or 1.
 
     Raises:
-        ValueError: the format is wrong, or a marked pixel is outside the image.
+        ValueError: the format is wrong, a marked pixel is outside the image, or a label is below `first`.
     """
     with Reading(path, FORM) as file:
         lines = [line.split() for line in file.text().splitlines() if line.strip()]

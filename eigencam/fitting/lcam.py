@@ -72,11 +72,11 @@ class LCAMFit:
         return "lcam_fm" if self.masked == "features" else "lcam_img"
 
     def layers_of(self, network: Network) -> list[str]:
-        """The layer whose activations are read, as a tuple of one."""
+        """The layer whose activations are read, as a list of one."""
         return [self.layer or network.layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Yield a fault if the network cannot be split after the layer."""
+        """Yield a fault for `masked=features` if the layer's layout does not fit, or no cut is possible after it."""
         del dataset
         if self.masked == "image":
             return

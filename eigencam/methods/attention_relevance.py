@@ -1,6 +1,6 @@
 r"""Relevance of attention: GAE, transformer attribution, LeGrad.
 
-For block l, A_l (heads, T, T) are the attention weights as multiplied by the values, and y is the class's logit.
+For block l, A_l (heads, T, T) are the attention weights by which the values are multiplied; y is the class's logit.
 
 * GAE (Chefer et al., Generic Attention-model Explainability, ICCV 2021), for self-attention:
   $R_0 = I, \quad R_l = R_{l-1} + E_l R_{l-1}, \quad E_l = \operatorname{mean}_h \max(0, \nabla A_l \odot A_l)$.
@@ -12,7 +12,7 @@ For block l, A_l (heads, T, T) are the attention weights as multiplied by the va
 |---|---|
 | linear | $(x_i w_{ij})^+ / \sum (x w)^+$ of it, without the bias |
 | product of two matrices | each factor half of the share in proportion to $a_i b_j$ |
-| sum of two values | in proportion; then scaled per image, so that totals are in the ratio of their absolute values |
+| sum of two values | in proportion; then both totals of an image are scaled to the ratio of their absolute values |
 | softmax, normalisation, activation | all of it, element by element |
 
 * LeGrad (Bousselham et al., 2024, arXiv 2404.03214): for each key, summed over the last `blocks` blocks,
@@ -64,7 +64,7 @@ class GAE:
     """Generic attention explainability, its rule for self-attention."""
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # of a layer
+    needs_gradient: ClassVar[bool] = False  # its gradients are not with respect to a layer's output
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Chefer et al., ICCV 2021"
     needs: ClassVar[str] = "2 forwards, 1 backward"
@@ -172,7 +172,7 @@ class LeGrad:
 
 
 def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[RecordedGraph, Tensor], Sequence[Tensor]]) -> Tensor:
-    """(N, h, w) float32: the row of the product of all I + E_l that the head reads; see the module.
+    """(N, h, w) float32: the row of R - I that the head reads, with R the product of all I + E_l; see the module.
 
     Args:
         forward: the batch.
@@ -195,7 +195,7 @@ def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[RecordedGraph, 
 
 
 def _rows_read(gradient: Tensor) -> Tensor:
-    """(N, T) of sum 1: the rows of the last block's (N, heads, T, T) that have a gradient, with equal weights."""
+    """(N, T): equal weights, of sum 1, of the rows in which the last block's gradient (N, heads, T, T) is not 0."""
     read = (gradient != 0).any(3).any(1).to(gradient.dtype)
     return read / read.sum(1, keepdim=True).clamp(min=1)
 
@@ -217,14 +217,14 @@ def rules(count: int) -> Mapping[str, Rule]:
 
 
 class _ZPlus:
-    """`z_plus`; its gradient needs no graph and no second output: four matrix products instead of five."""
+    """`z_plus`; `direct` computes its gradient without a graph or the output: four matrix products instead of five."""
 
     def __call__(self, original: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The operation's output with the rule's gradient."""
         return z_plus(original, x, weight, bias)
 
     def direct(self, call: Call, out: Tensor, gradient: Tensor) -> tuple[Tensor, ...] | None:
-        """The gradient with respect to x, equal to that of `z_plus` to the last bit."""
+        """The gradient with respect to x, that of `z_plus` to the last bit; None if the weight depends on the image."""
         if len(call.moving) != 1:
             return None
         (x,), weight = call.moving, call.named(("input", "weight"))["weight"].detach()

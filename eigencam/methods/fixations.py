@@ -1,7 +1,8 @@
 r"""CNN-Fixations (Mopuri, Garg & Babu, IEEE Transactions on Image Processing 28(5), 2019; arXiv 1708.06670).
 
 From the class's logit backwards, a set of points is replaced layer by layer by the points that contribute to it; those
-that arrive at the image are the fixations. Duplicates are removed at every layer. Rules, as in the authors' code:
+that arrive at the image are the fixations. Duplicates do not count: they are merged before every convolution and linear
+layer, and at the image. Rules, as in the authors' code:
 
 | layer | a point becomes |
 |---|---|
@@ -14,21 +15,23 @@ that arrive at the image are the fixations. Duplicates are removed at every laye
 | convolution on one side of a residual sum | c*, then the position of its largest value in the window |
 | ReLU, batch norm, dropout, LRN | itself; a layer directly behind an LRN is judged by the values before it |
 
-S i is the window's centre for a kernel of 2 P + 1; for AlexNet's first layer (no padding) it is the corner, as in the
-authors' code. Our choices, where their code does not say or has no case: a batch norm with a negative weight behind a
-convolution inverts its contributions; padding is never a position; an average pool over class maps (SqueezeNet) is
-treated as a pooling of the layer below and then a linear layer, which is equivalent except for the ReLU.
+S i is the window's centre for a kernel of 2 P + 1; for the first layer of BVLC AlexNet, which has no padding, it is the
+corner, as in the authors' code. Our choices, where their code does not say or has no case: a batch norm with a negative
+weight behind a convolution inverts its contributions; padding is never a position; an average pool over class maps
+(SqueezeNet) is treated as a pooling of the layer below and then a linear layer, which is equivalent except for the
+ReLU.
 
-A point is an outlier unless more than `share` of an image's points, including itself, lie within `radius` times the
-image's diagonal. The map has an impulse at each remaining point, blurred by a Gaussian of `sigma` pixels of the input
-(the largest odd kernel that fits into the image); or it is the tight box around these points, filled.
+A point is an outlier unless more than `share` of an image's points, including itself, are closer to it than `radius`
+times the image's diagonal. The map has an impulse at each remaining point, blurred by a Gaussian of `sigma` pixels of
+the input (the largest odd kernel that fits into the image); or it is the tight box around these points, filled.
 
 Agreement with the boxes that the authors published for GoogLeNet, on 99 images of ILSVRC validation at their original
-sizes (`scripts/fixations_agreement.py`, `results/cnn_fixations_agreement.csv`): with the authors' ten crops 98 % have
-their class. The mean IoU of our box with theirs is 0.86, and every IoU is above 0.5. 70.7 % of our boxes are right,
-against 69.7 % of theirs. Each change of the outlier rule lowers the mean IoU to 0.70 or less. The remaining differences
-are their framework's resize and the rule from points to a box, which is not in their code. The method itself, as in all
-rows here, sees the whole image once: mean IoU 0.67. A centred box of half the area reaches 0.68.
+sizes (`scripts/fixations_agreement.py`, `results/cnn_fixations_agreement.csv`): with the authors' ten crops, our class
+is the published one for 98 % of the images. The mean IoU of our box with theirs is 0.86, and no IoU is below 0.5.
+70.7 % of our boxes are right, against 69.7 % of theirs. Each change of the outlier rule lowers the mean IoU to 0.70 or
+less. The remaining differences are their framework's resize and the rule from points to a box, which is not in their
+code. The method itself, as in all results of this package, sees the whole image once: mean IoU 0.67. A centred box of
+half the area reaches 0.68.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +57,7 @@ BUDGET = 1 << 24
 """Number of values processed at a time, to limit memory."""
 
 Found = Iterator[tuple[int, Tensor]]
-"""(step, points at its output); points are unique positions in the flattened output."""
+"""(step, points at its output); points are positions in the flattened output and may repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ def _tracked(forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def track(tape: Tape, points: Tensor) -> Tensor:
-    """The points at the image that points at the logits lead to, as positions in the flattened tensor."""
+    """The points of the image reached from given points of the logits; positions in the flattened tensors."""
     waiting: dict[int, list[Tensor]] = {tape.output: [points]}
     residual = _residual(tape)
     if (head := _class_maps(tape)) is not None:

@@ -137,7 +137,7 @@ class Loss:
 
 
 def variation(masks: Tensor, border: float) -> Tensor:
-    """Half the squared differences of neighbours plus `border` times the squared borders, summed, per image.
+    """(D + `border` E) / 2 per image: D sums squared differences of neighbours, E squared values of the four borders.
 
     >>> variation(torch.ones(2, 1, 2, 2), border=0.3)
     tensor(1.2000)

@@ -1,20 +1,23 @@
 r"""Masks that are optimised for one image: Meaningful Perturbation and Extremal Perturbations.
 
 X is the normalised image, f the network's output for the class, and m a mask in 0..1 that is 1 where the image is
-unchanged and 0 where it is changed most. Both optimise a mask of low resolution, which is smoothed and enlarged.
+unchanged and 0 where it is changed most. Both methods optimise a mask of low resolution, which is enlarged and
+smoothed.
 
 * Meaningful Perturbation (Fong & Vedaldi, ICCV 2017, arXiv 1704.03296), the smallest deletion:
   $$\min_m\; \lambda_1 \lVert 1 - m \rVert_1 + \lambda_2 \sum \lVert \nabla m \rVert_2^\beta
   + f(\tau[M X + (1 - M)\, g_{10} * X])$$ with f the probability, one value of m for `cell` x `cell` pixels, M the
   enlarged mask smoothed by 5 pixels, $g_{10}$ a blur of the file by 10 of its own pixels and $\tau$ a shift of up
-  to 3 pixels, a new one at each of 300 steps of Adam. It starts from the smallest centred disc that removes 99 % of the
-  drop of f under a blur of the whole image. The map is 1 - M. With `top: 5` f is the sum over the five predicted
-  classes; the paper's boxes were made in this way, with $\lambda_1 = 0.001$ and $\beta = 2$.
+  to 3 pixels, a new one at each of 300 steps of Adam. The first mask deletes the smallest centred disc whose
+  blur lowers the class's probability by more than 99 % of what a blur of the whole image does. The map is 1 - M. With
+  `top: 5` f is the sum over the five likeliest classes; the paper's boxes were made in this way, with
+  $\lambda_1 = 0.001$ and $\beta = 2$.
 * Extremal Perturbations (Fong, Patrick & Vedaldi, ICCV 2019), the best preservation by a mask of given area a:
-  $$\max_m\; f(X_m) - \lambda_t \operatorname{mean} (\operatorname{sort}(m) - r_a)^2$$ with f the logit and r_a zeros,
-  then ones, a share a of them. $X_m$ takes each pixel from one of eight images, with a blur of 20 pixels down to 0, or
-  faded from the mean colour. The mask is the smooth maximum $\sum_k v_k \operatorname{softmax}(20 v)_k$ of the
-  parameters around a pixel times $k(d / \sigma)$ for their distance d, $k(z) = \exp(-2 \max(z - \frac12, 0)^2)$. 800
+  $$\max_m\; f(X_m) - \lambda_t \operatorname{mean} (\operatorname{sort}(m) - r_a)^2$$ with f the logit and r_a zeros
+  followed by ones, which are a share a of its values. At each pixel, $X_m$ interpolates by the mask's value between two
+  neighbours in a series of eight images: from a blur of 20 pixels down to none, or faded in from the mean colour. The
+  mask at a pixel is the smooth maximum $\sum_k v_k \operatorname{softmax}(20 v)_k$, where v_k is a parameter near the
+  pixel times $k(d / \sigma)$, d its distance from the pixel, and $k(z) = \exp(-2 \max(z - \frac12, 0)^2)$. 800
   steps of gradient ascent, rate 0.01, momentum and dampening 0.9, every second one on the mirrored image; $\lambda_t$
   starts at 300 and grows by 0.35 % per step. The map is the sum of the masks of all `areas`, smoothed by a Gaussian of
   `smooth` times the shorter side. `areas` are TorchRay's for VOC; for COCO it has 0.018, 0.025, 0.05, 0.1.
@@ -26,14 +29,16 @@ facebookresearch/TorchRay@6a198ee (`extremal_perturbation.py`, `attribution_benc
 from these codes. The text of the papers could not be read; a public implementation quotes the first paper for its start
 and its shifts, and both are the same here.
 
-Images are blurred as files, at their own size, by Pillow's filter. The mask is smoothed by the same filter in 8
-bits, without a gradient through it. All of this is as in the first authors' code. The rank correlation with maps of
-their loop, rewritten in NumPy with the same shifts, is 0.98 on files of ILSVRC with SqueezeNet 1.1 (median; 0.78 at
-least), and 1.00 after 20 steps (n = 4, `results/agreement_mask.csv`). Hundreds of steps amplify rounding.
+Meaningful Perturbation blurs images as files, at their own size, by Pillow's filter. It smooths the mask by the same
+filter in 8 bits, and the gradient passes the filter unchanged. All of this is as in its authors' code. The rank
+correlation with maps of their loop, rewritten in NumPy with the same shifts, is 0.98 on files of ILSVRC with SqueezeNet
+1.1 (median; 0.78 at least), and 1.00 after 20 steps (n = 4, `results/agreement_mask.csv`). Hundreds of steps amplify
+rounding.
 
-The rank correlation with TorchRay's loop, on files of ILSVRC with MobileNetV2 at 112 pixels and all in float64, is 0.98
-after 20 steps and 0.90 after 60 (medians; 0.94 and 0.88 at least; n = 4; `results/agreement_perturbation.csv`). The
-cause is ties: the mask starts constant, and rounding decides which of its equal values count as ones.
+For Extremal Perturbations, the rank correlation with TorchRay's loop, on files of ILSVRC with MobileNetV2 at 112 pixels
+and all in float64, is 0.98 after 20 steps and 0.90 after 60 (medians; 0.94 and 0.88 at least; n = 4;
+`results/agreement_perturbation.csv`). The difference is due to ties: the mask starts constant, and rounding decides
+which of its equal values count as ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -93,7 +98,7 @@ class MeaningfulPerturbation:
     seed: int = 0
 
     version = 2
-    needs_gradient: ClassVar[bool] = False  # not of a layer
+    needs_gradient: ClassVar[bool] = False  # its gradient is with respect to the image, not to a layer's output
     differentiates: ClassVar[str] = "image"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Fong & Vedaldi, ICCV 2017"
@@ -118,7 +123,7 @@ class MeaningfulPerturbation:
         return torch.cat([self._descend(forward, [x[n] for x in wide], wanted[n], discs[n], shifts[n]) for n in parts])
 
     def start(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W): the smallest centred disc that leaves less than 1 % of the drop by a blur of everything."""
+        """(N, H, W): the smallest centred disc whose blur causes over 99 % of the drop by a blur of everything."""
         images, n, size = forward.images.float(), len(forward), tuple(forward.images.shape[2:])
         blurred, side = forward.normalized(self._resized(forward, 0)[1]), hypot(*size) / 2 + self.blur + RADII
         discs = gaussian_blur(circles(size, torch.arange(0, side, RADII, device=images.device)), self.blur, "reflect")
@@ -171,7 +176,7 @@ class MeaningfulPerturbation:
 
         def energy(mask: Tensor, step: int) -> Tensor:
             hard = enlarged(mask)
-            soft = hard + (pillow_blur(hard.detach(), self.smooth) - hard.detach())  # without a gradient through it
+            soft = hard + (pillow_blur(hard.detach(), self.smooth) - hard.detach())  # the gradient skips the filter
             clear, dull = (_crop(x, [c[step] for c in corners], (h, w)) for x in wide)
             logits = network_logits(forward.module, torch.lerp(dull, clear, soft[:, None]).to(dtype))
             scores = logits.float().softmax(1).gather(1, wanted)
@@ -196,10 +201,11 @@ class ExtremalPerturbation:
     """Extremal Perturbations.
 
     Attributes:
-        areas: shares of the image, one mask for each.
+        areas: the masks' areas, as shares of the image with its margin; one mask for each.
         steps: number of steps of gradient ascent.
         perturbation: `blur`, or `fade` to the mean colour.
-        variant: `preserve` what raises the logit, `delete` what lowers it, or `dual`, both at once.
+        variant: `preserve` an area such that the logit is high, `delete` one such that it is low, or `dual`: an area
+            that does both.
         cell: pixels between the mask's parameters.
         sigma: radius of a parameter's influence in pixels.
         smooth: standard deviation of the sum's smoothing, as a share of the shorter side.
@@ -229,11 +235,11 @@ class ExtremalPerturbation:
         at_least(self, 1, "steps", "cell", "sigma")
         near, far = ceil(self.sigma / self.cell), ceil(2 * self.sigma / self.cell)
         if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # too small for image and margin
-            raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: a cell below 2/3 of sigma")
+            raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: e.g. a cell below 2/3 of sigma")
         at_least(self, 0, "smooth")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32 in 0..areas, high where keeping raises (or deleting lowers) the logit."""
+        """(N, H, W) float32 from 0 to the number of areas, high where keeping raises (or deleting lowers) the logit."""
         masks = self.masks(forward, targets).sum(1)
         return gaussian_blur(masks, self.smooth * min(masks.shape[1:]), "zero")
 
@@ -311,7 +317,12 @@ def descend(
 
 
 def misfit(masks: Tensor, zeros: Tensor) -> Tensor:
-    """(N,): mean squared difference of each mask's (N, h, w) sorted values from `zeros` (N,) zeros followed by ones."""
+    """(N,): mean squared difference between each mask's sorted values and zeros followed by ones.
+
+    Args:
+        masks: (N, h, w).
+        zeros: (N,), the number of zeros for each mask.
+    """
     values = masks.flatten(1).sort(1).values
     ideal = torch.arange(values.shape[1], device=masks.device) >= zeros[:, None]
     return (values - ideal.to(values)).square().mean(1)
@@ -320,7 +331,7 @@ def misfit(masks: Tensor, zeros: Tensor) -> Tensor:
 def variation(masks: Tensor, beta: float) -> Tensor:
     """(N,) of (N, h, w): the sum of the gradient's norm to the power `beta`, by forward differences."""
     down, right = F.pad(masks.diff(dim=1), (0, 0, 0, 1)), F.pad(masks.diff(dim=2), (0, 1))
-    # far below any step of a mask; keeps the gradient of the power finite at 0
+    # the minimum is far below any difference in a mask, and keeps the gradient of the power finite at 0
     return (down.square() + right.square()).clamp(min=1e-10).pow(beta / 2).sum((1, 2))
 
 
@@ -345,7 +356,12 @@ def pyramid(images: Tensor, how: Perturbation) -> Tensor:
 
 
 def perturbed(levels: Tensor, masks: Tensor) -> Tensor:
-    """(N, 3, H, W): each pixel of (N, levels, 3, H, W) from the level given by its mask's value (N, H, W) in 0..1."""
+    """(N, 3, H, W): each pixel interpolated between the two levels nearest to its mask's value.
+
+    Args:
+        levels: (N, levels, 3, H, W).
+        masks: (N, H, W) in 0..1, from the first level to the last.
+    """
     height = masks[:, None] * (LEVELS - 1)
     below = height.detach().floor().clamp(0, LEVELS - 2)
     index = below.long()[:, None].expand(-1, 1, *levels.shape[2:])

@@ -6,11 +6,11 @@ both ends, and the largest of the three channels is taken:
 
 $$a = \max_c\, \frac12 \sum_{b} (x - b) \odot \frac1n \sum_{i=0}^{n-1} \nabla f\Big(b + \frac{i}{n - 1} (x - b)\Big)$$
 
-The image, brought to 224 x 224 pixels and scaled to -1..1, is cut into segments (Felzenszwalb & Huttenlocher, IJCV
-2004) at six scales, 50 to 1200, with a smoothing of 0.8 and at least 150 pixels each; a segment is brought back to the
-image's size and widened by 5 pixels. Repeatedly, the segment whose *new* pixels have the highest mean of a is taken,
-and its new pixels get that mean; segments with fewer than 50 new pixels are left out. Pixels that no segment covers get
-their own mean.
+The image, scaled from its own minimum and maximum to -1..1 and brought to 224 x 224 pixels, is cut into segments
+(Felzenszwalb & Huttenlocher, IJCV 2004) at six scales, 50 to 1200, with a smoothing of 0.8 and at least 150 pixels
+each; a segment is brought back to the image's size and widened by 5 pixels. Repeatedly, the segment whose *new* pixels
+have the highest mean of a is taken, and its new pixels get that mean; segments with fewer than 50 new pixels are left
+out. Pixels that no taken segment covers get the mean of a over all such pixels.
 
 The segments are computed on the host. Each pixel is new only once, so updating the sums of all segments costs one pass
 over the image per segment.
@@ -50,7 +50,7 @@ class XRAI:
     steps: int = 100
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # not of a layer
+    needs_gradient: ClassVar[bool] = False  # its gradient is with respect to the image, not to a layer's output
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Kapishnikov et al., ICCV 2019"
     needs: ClassVar[str] = "2 S + 1 forwards, 2 S backwards; segments on the CPU"
@@ -63,7 +63,7 @@ class XRAI:
             raise ValueError(f"steps={self.steps}; allowed: 2 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32; NaN where the attribution is not finite."""
+        """(N, H, W) float32; NaN everywhere in an image whose attribution is not finite at some pixel."""
         arrived = to_host(self.attributions(forward, targets), forward.pixels.permute(0, 2, 3, 1))
         attributions, pixels = (one.numpy() for one in arrived())
         ranked = [regions(a, segments_of(image)) for a, image in zip(attributions, pixels, strict=True)]
@@ -110,8 +110,9 @@ def _widened(labels: NDArray[np.int64]) -> list[Masks]:
 def regions(attribution: NDArray[np.floating], segments: Masks) -> NDArray[np.float64]:
     """(H, W): for each pixel the mean of `attribution` over the new pixels of the segment that added it.
 
-    The segments (M, H, W) are taken by the mean over their new pixels, the highest first. Pixels outside all segments
-    get their own mean.
+    The segments (M, H, W) are taken by the mean over their new pixels, the highest first, as long as one has at least
+    `GAIN` new pixels. Pixels outside all taken segments get the mean over all such pixels. All values are NaN if one of
+    `attribution` is not finite.
     """
     a, masks = attribution.astype(np.float64).ravel(), segments.reshape(len(segments), attribution.size)
     if not np.isfinite(a).all():

@@ -64,8 +64,8 @@ def find_last_layer(module: nn.Module, shape: tuple[int, int]) -> LastLayer:
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     behind: dict[str, str] = {}
 
-    def keep(name: str, _module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        if args[0].ndim in (2, 4):
+    def keep(name: str, layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        if args[0].ndim == 2 or (args[0].ndim == 4 and isinstance(layer, nn.Conv2d)):
             seen[name] = pooled(args[0]), out
 
     def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -96,7 +96,8 @@ def find_last_layer(module: nn.Module, shape: tuple[int, int]) -> LastLayer:
 
 def is_last(module: nn.Module) -> bool:
     """Whether a module has the type of a last layer."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ungrouped = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear) or ungrouped
 
 
 def pooled(x: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ def pooled(x: Tensor) -> Tensor:
 
 
 def put(module: nn.Module, place: LastLayer, weight: Tensor, bias: Tensor) -> None:
-    """Replace the last layer.
+    """Replace the last layer, and the ReLU behind it, if `place` names one, by an identity.
 
     Args:
         module: the network; is changed.
@@ -114,7 +115,7 @@ def put(module: nn.Module, place: LastLayer, weight: Tensor, bias: Tensor) -> No
         bias: (K,).
 
     Raises:
-        ValueError: the layer has no D inputs.
+        ValueError: the layer does not have D inputs, or `bias` does not have K values.
     """
     old = module.get_submodule(place.layer)
     inputs = old.weight.shape[1] if is_last(old) else 0  # type: ignore[index, union-attr]
@@ -139,7 +140,7 @@ def summed_heads(module: nn.Module) -> Sequence[str]:
 
 
 def further_heads(module: nn.Module) -> Sequence[str]:
-    """Return the last layers besides the first one, all for the same classes (`summed_heads`, `further_heads`)."""
+    """Return the last layers besides the first, for the same classes: all `summed_heads` and `further_heads`."""
     return (*summed_heads(module)[1:], *getattr(module, "further_heads", ()))
 
 
@@ -182,10 +183,10 @@ class FittedClassifier:
             description: the network's.
 
         Returns:
-            The checksum of the network with the head: of both weights, or of the head's file alone if it has all.
+            The checksum of the network with the head: made of both checksums, or the file's if that has all weights.
 
         Raises:
-            ValueError: the head was fitted for another network, or for other weights.
+            ValueError: the head was fitted for another network or other weights, or its tensors do not fit.
         """
         path, base, tensors = self.fitted.path, self.fitted.about["network"], self.fitted.tensors
         asked = canonical(constructor_identity(description))
@@ -200,8 +201,11 @@ class FittedClassifier:
             LastLayer(layer, self._about["rectifier"]),
             *map(LastLayer, further_heads(module) if self.whole else ()),
         ):
-            head = {key: tensors[f"{place.layer}.{key}"] for key in ("weight", "bias")}
-            put(module, place, head["weight"].flatten(1), head["bias"])
+            try:
+                weight, bias = (tensors[f"{place.layer}.{key}"] for key in ("weight", "bias"))
+            except KeyError as missing:
+                raise ValueError(f"model.head: {path} has no tensor {missing}") from None
+            put(module, place, weight.flatten(1), bias)
         if not self.whole:
             return hashlib.sha256(f"{sha256} {self.fitted.sha256}".encode()).hexdigest()
         try:
@@ -226,7 +230,8 @@ def read_head(name: str) -> FittedClassifier:
     path = expand(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"model.head: {path}: no such file; made by: eigencam fit model=... dataset=... fit={', '.join(KINDS)}"
+            f"model.head: {path}: no such file; made by: eigencam fit model=... dataset=... fit=NAME, where NAME "
+            f"is one of {', '.join(KINDS)}"
         )
     found = fitted.read(path)
     if found.about["kind"] not in KINDS:
@@ -235,7 +240,7 @@ def read_head(name: str) -> FittedClassifier:
 
 
 def _other(path: Path, fitted_for: str, this: str) -> str:
-    return f"model.head: {path} was fitted for {fitted_for}; this is {this}; eigencam fit makes its own"
+    return f"model.head: {path} was fitted for {fitted_for}; this is {this}; eigencam fit makes a head for it"
 
 
 def _close(values: Tensor, logits: Tensor) -> bool:

@@ -3,8 +3,8 @@
     images ──► network ──► Forward: logits, activations[layer], gradients[layer] (one backward per target, on demand)
 
 A forward hook replaces the output of the first tapped layer by `out.detach().requires_grad_()`, so no graph is built
-before it. A gradient method costs the forward pass plus the backward pass of the layers behind, in the memory of a
-forward pass. Several classes share one forward pass.
+before it. A gradient method costs the forward pass plus the backward pass through the layers behind it, and only
+what that backward pass needs stays in memory. Several classes share one forward pass.
 """
 
 from collections import Counter
@@ -51,7 +51,7 @@ class Forward:
         readings: how tapped layers become maps, for those that are not (N, C, h, w).
         ids: the images' names in the dataset; empty if there are none.
         original: decodes image n as stored in the dataset: (H, W, 3) uint8 RGB; None without a dataset.
-        regions: x0 y0 x1 y1 of each, half-open: the part of the original image that the network sees.
+        regions: x0 y0 x1 y1 for each image, half-open: the part of the original that the network sees; may be empty.
         preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None if it is not known.
         black, white: (3, 1, 1), a black and a white pixel after normalisation.
         partner: the pass of the images that these are compared with; None without pairs.
@@ -99,7 +99,7 @@ class Forward:
     def pixels(self) -> Tensor:
         """(N, 3, H, W) uint8 RGB, the images as the network sees them, before normalisation.
 
-        These are the given images if there are any, so a method that segments the colours does not depend on the
+        If pixels were assigned, these are returned, so a method that segments the colours does not depend on the
         network's dtype, mean and deviation; otherwise they are recovered from `images` and rounded.
         """
         if self._pixels is None:
@@ -202,7 +202,7 @@ class Forward:
     def pick(self, rows: Tensor, picked: "Picked | None" = None) -> "Forward":
         """This pass with some images omitted or repeated, for maps for several classes of an image.
 
-        It shares the activations of this pass; an image that occurs k times costs k backward passes.
+        The activations are copied from this pass; an image that occurs k times costs k backward passes.
 
         Args:
             rows: (M,) int64 positions in this pass, on the host.
@@ -264,7 +264,7 @@ class Forward:
             inputs: returns those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
                 outputs of that layer: only the part behind it then runs (see `eigencam.passes.tail`).
             layer: where the inputs enter the network; None: at its beginning.
-            module: runs in place of the network.
+            module: runs in place of the network or, with `layer`, of the part behind it.
 
         Raises:
             ValueError: the network cannot be cut at `layer`.
@@ -284,7 +284,10 @@ class Forward:
     def repeat(
         self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
     ) -> "Forward":
-        """The same pass for other images (N, 3, H, W) or in another network; `layers` may be a dict of readings."""
+        """The same pass for other images (N, 3, H, W) or in another network.
+
+        `layers` are tapped, too; a dict also says how each becomes a map, as `Forward.readings`.
+        """
         again = forward_pass(
             module or self.module,
             images,
@@ -294,6 +297,7 @@ class Forward:
             index=self.index,
             readings={**self.readings, **(layers if isinstance(layers, Mapping) else {})},
             chunk=self.chunk,
+            classifier=self.logits.shape[1] > 0,
         )
         for kept in ("ids", "black", "white", "progress", "preprocess", "regions", "partner", "population"):
             setattr(again, kept, getattr(self, kept))
@@ -303,11 +307,11 @@ class Forward:
         return again
 
     def forget_gradients(self) -> None:
-        """Make the next `gradients` call run its own backward pass, so that it can be timed."""
+        """Drop the gradients and what methods share, so that the next method computes and is timed with all of it."""
         self._gradients, self._shared = None, {}
 
     def forget_shared(self) -> None:
-        """Drop what methods share: some of it refers to this pass, which would keep its activations alive."""
+        """Drop what methods share: some of it refers to this pass, a cycle that would keep the activations alive."""
         self._shared.clear()
 
     def versions(self) -> list[int]:

@@ -48,13 +48,16 @@ def collect(
 
     Returns:
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, the
-        metric's own declarations (`eigencam.evaluation.base.SAID`), target, images, left_out, bad_truths,
-        fitted_on, unsupported, baseline, caveat, headline, cost (of the method, in bare forward passes), commits,
-        packages, outdated (parts whose version differs from this program's), group (the dataset's identity) and folder.
+        metric's own declarations (`eigencam.evaluation.base.SAID`), target, dtype, pictures (number of images),
+        left_out, bad_truths, fitted_on, unsupported, part (of the dataset), baseline, caveat, headline, cost (of the
+        method, in bare forward passes), commits, packages, outdated (parts whose version differs from this program's),
+        group (the dataset's identity, the target and the dtype), claim and folder; dataset_name, network_name,
+        method_name and evaluator_name are the names without what makes them distinct.
 
     Raises:
         FileNotFoundError: there are no complete results.
-        ValueError: nothing is left.
+        PermissionError: none of the results may be read.
+        ValueError: a name in `only` has no results.
     """
     return long_of(selected(root, all_versions=all_versions, **only), keys)
 
@@ -217,8 +220,8 @@ def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None
     """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ.
 
     A parameter that is absent from an identity has its default and is not shown; nor are `keys`, which are columns.
-    Parameters are compared only among results that ran. For a method that could not run, null parameters, such as a
-    missing file, are not shown.
+    Parameters are compared only among results that ran, if any did. For a method that could not run, null parameters,
+    such as a missing file, are not shown. Results that are still alike get the end of their folder's name.
     """
     for part in ("method", "evaluator", "network"):
         by_name: dict[str, list[dict[str, Any]]] = {}
@@ -259,7 +262,7 @@ PARTS = ("network", "evaluator", "method", "dataset")
 
 
 def values_of(key: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a parameter's value in each result, as text; a parameter that is in no identity has its default.
+    """Return a parameter's value in each result, as text; its default where a result's identity does not state it.
 
     Raises:
         ValueError: no result has such a parameter.
@@ -278,7 +281,7 @@ def _value(part: str, key: str, result: Mapping[str, Any]) -> str:
     name = key.rsplit(".", 1)[-1]
     if found is None and part == "evaluator":
         found = result["protocol"].get(name)
-    return _short(json.dumps(default_of(part, result, name) if found is None else found))
+    return _short(json.dumps(default_of(part, result, name) if found is None else found, default=str))
 
 
 def default_of(part: str, result: Mapping[str, Any], name: str) -> Any:
@@ -286,9 +289,10 @@ def default_of(part: str, result: Mapping[str, Any], name: str) -> Any:
     described = result["identity"][part]
     try:
         target = packaged_target(part, str(described.get("name")))
-        return inspect.signature(find(target)).parameters[name].default
+        default = inspect.signature(find(target)).parameters[name].default
     except (KeyError, TypeError, ValueError):
         return "default"
+    return "default" if default is inspect.Parameter.empty else default
 
 
 def _keys_of(part: str, results: Iterable[Mapping[str, Any]]) -> dict[str, None]:

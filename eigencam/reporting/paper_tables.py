@@ -1,8 +1,8 @@
 """The papers' tables: the published number, ours, the difference, n, and marks for what is not comparable.
 
 A layout (`eigencam.reporting.paper_layouts`) says how a published table is printed and what of ours stands beside it;
-the numbers are in `published.csv`. A number that is not there could not be read in any source: its cell stays empty and
-the table says so.
+the numbers are in `published.csv`. A number that is missing there is not in the paper, or could not be read in any
+source: unless a person's reading fills its cell, the cell stays empty and a note says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,15 +36,15 @@ def paper_table(
 
     Args:
         layout: of the table.
-        published: from `numbers`.
+        published: from `published.numbers`.
         long: from `eigencam.reporting.collect.collect`; may be empty.
         anchors: from `published.anchors`.
         readings: from `published.read_readings`; their cells are marked, and a note names reader and source.
 
     Returns:
         Columns network (the paper's), method (the paper's), for each metric the published value, ours and the
-        difference, then `ours of` (our network and method), n and marks; the notes explain the marks. Anchors come
-        first; our rows that are not in the paper come last.
+        difference, then `ours of` (our network and method), `n`, and `differs` (marks that the notes explain). Anchors
+        come first; our rows that are not in the paper come last.
     """
     marks, readers = _Marks(), _Marks()
     values = _published(layout, published) | _read(layout, readings, readers)
@@ -157,7 +157,7 @@ KEY = ("network", "method", "network_name", "method_name")
 
 
 def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of `long` that the table shows, with the layout's `column`.
+    """Return the lines of `long` that the table shows, with the title of the layout's column as `column`.
 
     Among several numbers, the one whose evaluator matches the experiment is preferred, then the one over most images.
     The column `parameters` of `long`, if present, says how an evaluator differs from the experiment's.
@@ -188,7 +188,7 @@ def _ours(layout: Layout, long: pd.DataFrame) -> dict[Key, dict[str, Mapping[Any
 
 @dataclass(slots=True)
 class _Marks:
-    """Numbers sentences in the order of their first use."""
+    """Gives each sentence a number, in the order of first use."""
 
     numbers: dict[str, int] = field(default_factory=dict)
 
@@ -248,7 +248,11 @@ def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks, readers: _Marks) 
 
 
 def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The lines of the results that a published table shows; names are made distinct among these alone."""
+    """The lines of the results that a published table shows.
+
+    Names of networks, methods and evaluators are made distinct among the results with the layout's dataset and
+    evaluators only.
+    """
     wanted = {column.evaluator for column in layout.metrics.values()}
     chosen = [r for r in results if r["dataset"] == layout.ours["dataset"] and r["evaluator"] in wanted]
     if not chosen:
@@ -275,7 +279,7 @@ def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
 
 
 def _others(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
-    """The parameters in which an evaluator differs from the planned one; "" if it does not."""
+    """The parameters in which an evaluator differs from the planned one; "" if it does not, or if none is planned."""
     if not planned:
         return ""
     theirs, ours = stored.get("parameters", {}), planned.get("parameters", {})

@@ -26,11 +26,11 @@ class Batch:
     """Decoded images of one batch.
 
     Attributes:
-        index: positions in the dataset of the images that could be decoded.
+        index: positions in the dataset of the images that could be decoded and have a valid truth.
         images: (N, 3, H, W) uint8.
         regions: the part of each original image that the network sees.
         truths: the ground truth of each image.
-        bad: the error of each image, by position, that could not be decoded or has an invalid truth.
+        bad: by position, the error of each image that could not be decoded or has an invalid truth.
         digests: digest of each image; see `eigencam.datasets.digest`.
     """
 
@@ -42,7 +42,7 @@ class Batch:
     digests: list[str] = field(default_factory=list)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """A slice of the images."""
+        """A slice of the images, without the errors in `bad`."""
         these = slice(start, stop)
         return Batch(
             self.index[these], self.images[these], self.regions[these], self.truths[these], {}, self.digests[these]
@@ -71,7 +71,7 @@ class InputImages(torch.utils.data.Dataset[Any]):
         return i, *self.preprocess(image), truth, digest
 
     def _truth(self, i: int, shape: tuple[int, ...]) -> Truth:
-        """The truth of a decodable image (height, width)."""
+        """The checked truth of a decoded image; `shape` is the image's (height, width)."""
         try:
             truth = checked_truth(self.dataset, i)
         except BadImageError as error:  # the image could be decoded, so its mask is the cause

@@ -42,7 +42,7 @@ def kept_curves(folder: Path, summary: Summary) -> list[Curve] | None:
     """Return the kept curves of a complete result; None if there are none for its rows and this summary.
 
     Raises:
-        DamagedError: the file has changed since it was written, or holds no curves.
+        DamagedError: the file has changed since it was written, or something in it is not a curve.
     """
     path = folder / CURVES
     try:
@@ -80,7 +80,7 @@ def _fault(curve: object) -> str:
     if not isinstance(curve, Mapping) or type(curve.get("log")) is not bool:
         return "an entry that is no curve"
     if any(not isinstance(curve.get(key), str) or len(curve[key]) > LONGEST_TEXT for key in ("name", "x", "y")):
-        return "a name or an axis that is no text"
+        return f"a name or an axis that is no text of at most {LONGEST_TEXT} characters"
     xs, ys = (_numbers(curve.get(key)) for key in ("xs", "ys"))
     if xs is None or ys is None or len(xs) != len(ys) or (curve["log"] and xs.min() <= 0):
         return f"{curve['name']}: xs and ys are not points"
@@ -91,10 +91,13 @@ def _fault(curve: object) -> str:
 
 
 def _numbers(values: object) -> NDArray[np.float64] | None:
-    """(K,) the numbers of a list, at least one; None for anything else."""
+    """(K,) the numbers of a list, 1 to `MOST_POINTS` and none too large to store; None for anything else."""
     if not isinstance(values, list) or not 0 < len(values) <= MOST_POINTS or {*map(type, values)} - {int, float}:
         return None
-    found = np.array(values, np.float64)
+    try:
+        found = np.array(values, np.float64)
+    except OverflowError:  # an integer of over 300 digits
+        return None
     return found if (np.abs(found) <= LARGEST_NUMBER).all() else None
 
 

@@ -20,11 +20,21 @@ def _raised() -> dict[str, dict[str, Any]]:
     return json.loads((files("eigencam.store") / FILE).read_text())
 
 
+@functools.cache
+def _shared() -> dict[str, int]:
+    """The versions above 1 of the shared parts."""
+    return {part: number for described in _raised().values() for part, number in described.get("shared", {}).items()}
+
+
 def outdated(identity: Mapping[str, Any]) -> list[str]:
-    """Return a line for each named part of a result whose version differs from this program's.
+    """Return a line for each named part or library of a result whose version differs from the one here.
+
+    Libraries that are not installed here are not compared.
 
     >>> outdated({"method": {"name": "GradCAM", "version": 7}})
     ['GradCAM is of version 7, here it is 1']
+    >>> outdated({"method": {"target": "mine.Masked", "shared": {"smooth_masks": 7}}})
+    ['smooth_masks is of version 7, here it is 2']
     """
     return list(dict.fromkeys(_lines(identity)))
 
@@ -40,6 +50,8 @@ def _lines(node: object, key: str = "") -> Iterator[str]:
         now = _raised().get(name, {"version": 1})
         yield from _compared({name: node["version"]}, {name: now["version"]})
         yield from _compared(node.get("shared"), now.get("shared", {}))
+    elif isinstance(used := node.get("shared"), Mapping):  # your own code: which parts it uses here is not known
+        yield from _compared(used, {part: _shared().get(part, 1) for part in used})
     libraries = node.get("libraries")
     others = dict(libraries) if isinstance(libraries, Mapping) else {}
     if isinstance(library := node.get("library"), str) and node.get("library_version"):
