@@ -5,9 +5,10 @@
     python scripts/benchmark_run.py --scenes 10000 --model scenes_resnet --methods eigencam,gradcam --repeats 1
 
 The following alternate `--repeats` times. *decode*: the loader alone (read, decode, resize, hand over; the run's own
-workers). *forward*: the network alone on prepared batches, under inference mode. *run*: `eigencam run` from JPEG files
-to summaries, in an empty folder. It prints the images per second of each, and the ratio of the run's rate to its limit.
-On a CPU, where both share the cores, the limit is 1 / (1 / decode + 1 / forward); on a GPU it is the slower of the two.
+workers). *forward*: the network alone on prepared batches, under inference mode. *maps*: loader, network and all
+methods, without evaluators. *run*: `eigencam run` from JPEG files to summaries, in an empty folder. It prints the
+images per second of each, and the ratio of the run's rate to its limit. On a CPU, where both share the cores, the limit
+is 1 / (1 / decode + 1 / forward); on a GPU it is the slower of the two.
 
 The table of `--out` gets a row for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
 random textures of 500 x 375, or of the sizes in `--sizes`, a file with `name,width,height` per line. `--keep FOLDER`
@@ -39,7 +40,8 @@ from PIL import Image
 from rehearsal_data import texture
 
 from eigencam.configuring.compose import compose
-from eigencam.running.loading import InputImages, load
+from eigencam.running.batch_maps import compute_maps
+from eigencam.running.loading import Batch, InputImages, load
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.run import run
 from eigencam.store.environment import git, keep_freed_memory
@@ -106,13 +108,16 @@ def composed(args: argparse.Namespace, root: str, results: Path) -> DictConfig:
 
 
 def decode(job: Job) -> float:
+    start = time.perf_counter()
+    for _ in loaded(job):
+        pass
+    return len(job.dataset.ids) / (time.perf_counter() - start)
+
+
+def loaded(job: Job) -> Iterator[Batch]:
     size, n = job.config.batch_size, len(job.dataset.ids)
     batches = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
-    start = time.perf_counter()
-    images = InputImages(job.dataset, job.network.preprocess)
-    for _ in load(images, batches, workers=job.config.workers):
-        pass
-    return n / (time.perf_counter() - start)
+    return load(InputImages(job.dataset, job.network.preprocess), batches, workers=job.config.workers)
 
 
 def forward(job: Job) -> float:
@@ -127,6 +132,16 @@ def forward(job: Job) -> float:
         if network.device.type == "cuda":
             torch.cuda.synchronize()
     return done / (time.perf_counter() - start)
+
+
+def maps(job: Job) -> float:
+    start = time.perf_counter()
+    for batch in loaded(job):
+        labels = [max(truth.label, 0) for truth in batch.truths]
+        ids = [truth.image_id for truth in batch.truths]
+        found = compute_maps(job.network, job.methods, batch.images, labels=labels, index=batch.index, ids=ids)
+        assert len(found.maps) == len(job.methods)
+    return len(job.dataset.ids) / (time.perf_counter() - start)
 
 
 @contextmanager
@@ -167,7 +182,7 @@ def main() -> None:
         rates, tenths = repeated(args, job, root, Path(folder))
     n, memory, gpu = len(job.dataset.ids), max(tenths) / tenths[0] - 1, job.network.device.type == "cuda"
     limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, *_ in rates]
-    ratios = [r / limit for (_, _, r, _), limit in zip(rates, limits, strict=True)]
+    ratios = [r / limit for (_, _, _, r, _), limit in zip(rates, limits, strict=True)]
     print(f"run over its limit: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {n}")
     print(f"resident memory: {100 * memory:+.1f} % from the first tenth on; MiB at most in each tenth:", end=" ")
     print(*(f"{most:.0f}" for most in tenths))
@@ -177,8 +192,8 @@ def main() -> None:
         line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
         line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
         before = _rows(args.out)[1:] if args.out.is_file() else []
-        about = "images per second of decoding, network and run, seconds of a run outside its batches, rate/limit; "
-        about += "`memory`: growth after the first tenth"
+        about = "images per second of decoding, network, all before the evaluators, and run; `outside`: seconds of a "
+        about += "run outside its batches; `ratio`: rate/limit; `memory`: growth after the first tenth"
         measuring.write(args.out, [], about, HEADER, [*before, line])
 
 
@@ -204,21 +219,21 @@ def arguments() -> argparse.Namespace:
 
 def repeated(
     args: argparse.Namespace, job: Job, root: str, folder: Path
-) -> tuple[list[tuple[float, float, float, float]], list[float]]:
-    """Images per second of decoding, network and run, and the run's seconds outside its batches, for each repeat.
+) -> tuple[list[tuple[float, ...]], list[float]]:
+    """Images per second of `decode`, `forward`, `maps` and run, and the run's seconds outside its batches, by repeat.
 
     Also the largest MiB in each tenth of the last run.
     """
     n, rates, tenths = len(job.dataset.ids), [], [0.0]
     for repeat in range(args.repeats):
-        alone = decode(job), forward(job)
+        alone = decode(job), forward(job), maps(job)
         with watched() as seen:
             start = time.perf_counter()
             done = run(composed(args, root, folder / str(repeat)), say=lambda _: None)
             taken = time.perf_counter() - start
         rates.append((*alone, n / taken, taken - max(map(_in_batches, done.results.values()))))
         tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
-        text = "images per second: decode {:.1f}, forward {:.1f}, run {:.1f}, of which {:.1f} s outside the batches"
+        text = "images per second: decode {:.1f}, forward {:.1f}, maps {:.1f}, run {:.1f}, {:.1f} s outside the batches"
         print(text.format(*rates[-1]), flush=True)
     return rates, tenths
 
@@ -230,7 +245,11 @@ def _in_batches(result: Result) -> float:
 
 HEADER = [
     *("machine", "command", "code", "images", "n"),
-    *(f"{what}{end}" for what in ("decode", "forward", "run", "outside", "ratio") for end in ("", "_min", "_max")),
+    *(
+        f"{what}{end}"
+        for what in ("decode", "forward", "maps", "run", "outside", "ratio")
+        for end in ("", "_min", "_max")
+    ),
     *("memory", "not_to_be_compared"),
 ]
 
