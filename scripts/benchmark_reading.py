@@ -1,4 +1,4 @@
-"""CPU time of `status`, `table` and `report` over many results.
+"""CPU time of `status`, `table` and `report` over many results, of every `--help`, and of a run with nothing to do.
 
     python scripts/benchmark_reading.py --out results/speed_of_reading.csv
 
@@ -6,12 +6,14 @@ The results are made once, in a temporary folder or `--keep`: every network with
 evaluators compute the rows from random maps and truths; all networks share the same tables. Each command runs in a
 process of its own, `--repeats` times, in turn; the time is the process's user and system time, start included. `report`
 has no images. It is measured with the curves that are kept beside the rows and, unless `--keep` is given, again
-at the end, after the files of these curves have been deleted.
+at the end, after the files of these curves have been deleted. Of the subcommands, the table has the one whose `--help`
+takes longest, by medians. The run is of embedded scenes whose results are there.
 """
 
 import argparse
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import pandas as pd
 from benchmark_evaluators import KINDS, SIZE, truth_of
 from omegaconf import OmegaConf
 
+from eigencam.commands.main import SUBCOMMANDS
 from eigencam.configuring.compose import compose
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
@@ -47,6 +50,7 @@ EVALUATORS: dict[str, Any] = {
 }
 VARIANTS = 5
 """Number of different tables of rows for each evaluator; methods take them in turn."""
+DONE = ["run", "model=scenes_resnet", "dataset=scenes", "dataset.count=16", "method=[eigencam,gradcam]"]
 
 
 def tables(images: int) -> dict[str, list[pd.DataFrame]]:
@@ -128,12 +132,18 @@ def main() -> None:
         for k in range(args.repeats):
             for name, words in commands.items():
                 times[name][k] = measure(*words)
+        helps = {f"{name} --help": [measure(name, "--help") for _ in range(args.repeats)] for name in SUBCOMMANDS}
+        slowest = max(helps, key=lambda name: statistics.median(helps[name]))
+        done = [*DONE, f"paths.results={made}/done", "evaluator=localization"]
+        measure(*done)
+        started = {slowest: helps[slowest], "run with nothing to do": [measure(*done) for _ in range(args.repeats)]}
         if not args.keep:
             for path in root.glob(f"*/{CURVES}"):
                 path.unlink()
             times["report, curves from rows"] = [measure(*report) for _ in range(args.repeats)]
-    for name, found in times.items():
-        lines.append([name, count, args.images, args.repeats, *measuring.spread(found)])
+    for name, found in (times | started).items():
+        of = [count, args.images] if name in times else ["", ""]
+        lines.append([name, *of, args.repeats, *measuring.spread(found)])
         print(*lines[-1], sep="  ", flush=True)
     if args.out:
         names = ["command", "results", "rows", "n", "median_s", "min_s", "max_s"]
