@@ -85,7 +85,7 @@ def _plaid(rng: np.random.Generator, size: tuple[int, int]) -> Plane:
 
 
 def _pebbles(rng: np.random.Generator, size: tuple[int, int]) -> Plane:
-    """Distance to the nearest of jittered lattice points: round pebbles with dark joints."""
+    """Cells around jittered lattice points: pebbles of random tones, darker away from the point, with dark joints."""
     pitch = 0.14 + 0.12 * rng.random()
     y, x = (axis / np.float32(pitch) for axis in _grid(size))
     row, column = np.floor(y).astype(int), np.floor(x).astype(int)

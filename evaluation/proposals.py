@@ -80,7 +80,7 @@ class Proposals:
     """Evaluator of object proposals; see the module.
 
     Attributes:
-        thresholds: the rule's parameters, one per threshold.
+        thresholds: the values of the rule's parameter.
         rule: thresholding rule of a map, see `evaluation/maps.py`.
         score: the score that ranks the boxes, `f1` or `mean`.
         max_boxes: maximum number of proposals per image.
@@ -124,7 +124,11 @@ class Proposals:
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """With `over="classes"`, the mean recall at every budget; else recalls at all powers of ten but the largest."""
+        """Names of the main metrics.
+
+        With `over="classes"`, the mean recall at every budget; else the recalls at all powers of ten but the largest,
+        or at every budget if at most one is a power of ten. Then the best overlap and the number of boxes.
+        """
         if self.over == "classes":
             return *(f"mean_recall50_{k}" for k in self.budgets), "mabo", "boxes"
         decades = [k for k in self.budgets if k in (1, 10, 100, 1000, 10000)][:-1] or self.budgets
@@ -192,7 +196,7 @@ class Proposals:
         return {**row, "map_state": "box"}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return the contribution of each row: objects, and found objects, in total and by class."""
+        """Return the contribution of each row: objects, found objects, best overlaps, by class too, and boxes."""
         rows = _missed(rows)
         best, objects = flattened(rows["best"])
         row, label = np.repeat(np.arange(len(rows)), objects), flattened(rows["object_class"])[0].astype(np.int64)

@@ -68,7 +68,7 @@ def placings(samples: Mapping[str, Sample], better: str, seed: int = 0) -> dict[
 
 
 def _linear(samples: Sequence[Sample]) -> tuple[Floats, Floats]:
-    """(M,) values, and (M, N) contributions of each image, over the images in which all have a value."""
+    """(M,) values, and (M, N) contributions of each image; for means, over the images in which all have a value."""
     if any(sample.statistic for sample in samples):
         found = [intervals.influences(sample.parts, sample.statistic) for sample in samples if sample.statistic]
         return np.array([value for value, _ in found]), np.stack([influence for _, influence in found])

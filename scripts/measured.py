@@ -36,9 +36,9 @@ def main() -> int:
 
 def excerpt(text: str, folder: str, data: str, evaluator: str, networks: Sequence[str]) -> list[str]:
     """Return a heading, the command and the lines of some networks of one of a file's tables."""
-    command = re.search(r"command: (.*?) \|", html.unescape(text))
+    commands = sorted(re.findall(r"command: (.*?) \|", html.unescape(text).partition("\n")[0]), key=len)
     sections = [part for part in text.split("\n### ")[1:] if part.startswith(data) and f": {evaluator} (" in part]
-    if not command or len(sections) != 1:
+    if not commands or len(sections) != 1:
         raise ValueError(
             f"results/{folder}/tables.md: no command in its header, or {len(sections)} tables of {data}: {evaluator}"
         )
@@ -46,7 +46,14 @@ def excerpt(text: str, folder: str, data: str, evaluator: str, networks: Sequenc
     table = [line for line in lines if line.startswith("|")]
     rows = [line for line in table[2:] if line.strip("| ").split(" ")[0] in networks]
     link = f"[results/{folder}](../results/{folder}/tables.md)"
-    return [f"## {title}", "", f"`{command[1]}`, {link}", "", *map(squeezed, [*table[:2], *rows]), ""]
+    return [
+        f"## {title}",
+        "",
+        f"{', '.join(f'`{command}`' for command in commands)}, {link}",
+        "",
+        *map(squeezed, [*table[:2], *rows]),
+        "",
+    ]
 
 
 def squeezed(line: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eigencam.commands.main import main
-from eigencam.configuring.catalogue import catalogue, pages
+from eigencam.configuring.catalogue import catalogue, names, pages
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,6 +18,7 @@ def test_every_method_says_what_it_is_and_needs() -> None:
 
 def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs/methods.md").read_text() == pages(catalogue())  # eigencam methods --pages > docs/methods.md
+    assert f"| {names(catalogue())} |" in (ROOT / "README.md").read_text()  # eigencam methods --format names
 
 
 def test_methods_of_ones_own_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

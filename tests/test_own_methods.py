@@ -4,12 +4,13 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import config
 
 from eigencam.running.run import run
-from eigencam.store.identity import own_source
+from eigencam.store.identity import describe, own_source
 
 MINE = '''
 import torch
@@ -67,6 +68,17 @@ def test_parameters_and_source_of_a_users_method_are_identity(
     assert again(2.0) == 3
     mine.write_text(MINE + "\n# another version\n")
     assert again(2.0) == 3
+
+
+@pytest.mark.parametrize("named", ["my_module.function", ["my_module.function"], {"of": ["my_module.function"]}])
+def test_the_source_of_a_function_that_a_parameter_names_is_identity(mine: Path, named: Any) -> None:
+    node = {"_target_": "eigencam.methods.eigencam.EigenCAM", "layer": named}
+    before = describe(node)
+    assert list(before["own_source"]) == ["my_module.function"]
+    mine.write_text(MINE + "\n# another version\n")
+    forget("my_module")
+    assert describe(node) != before
+    assert "own_source" not in describe({**node, "layer": {"one": {"_target_": "my_module.Plain"}}})  # has its own
 
 
 @pytest.mark.full

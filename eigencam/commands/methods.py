@@ -10,13 +10,18 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from eigencam.configuring.catalogue import HEADER, catalogue, pages
+from eigencam.configuring.catalogue import HEADER, catalogue, names, pages
 from eigencam.evaluation.tables import listed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam methods`."""
-    parser.add_argument("--format", choices=("terminal", "markdown"), default="terminal", help="of the printed table")
+    parser.add_argument(
+        "--format",
+        choices=("terminal", "markdown", "names"),
+        default="terminal",
+        help="of the printed table; names: no table, but one line of the printed names",
+    )
     parser.add_argument("--pages", action="store_true", help="with the methods' paper pages (Markdown)")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configs, as for `eigencam run`")
 
@@ -26,6 +31,8 @@ def main(args: argparse.Namespace) -> int:
     found = catalogue(args.config_dir)
     if args.pages:
         print(pages(found), end="")
+    elif args.format == "names":
+        print(names(found))
     elif args.format == "markdown":
         print(tabulate([entry.row for entry in found], HEADER, "pipe", disable_numparse=True))
     else:

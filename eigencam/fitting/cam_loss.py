@@ -14,8 +14,9 @@ With `teacher`, the second term is CAAM-CAM distillation: the student's CAAM is 
 network. That CAM is resized (bilinear) to the student's map if their sizes differ.
 
 Reference: C. Wang, J. Xiao, Y. Han, Q. Yang, S. Song, G. Huang, "Towards Learning Spatially Discriminative Feature
-Representations", ICCV 2021 (arXiv 2109.01359). Only its abstract was accessible. alpha = 3, the first epochs without
-the term, and Adam at 1e-4 are those of sihyeong671/PyTorch_CAM-loss@2a1843e, on MNIST.
+Representations", ICCV 2021 (arXiv 2109.01359). Only its abstract was accessible. alpha = 3 and Adam at 1e-4 are
+those of sihyeong671/PyTorch_CAM-loss@2a1843e, on MNIST, and so is the option to train the first epochs without the term
+(`warmup`, 0 by default).
 """
 
 from collections.abc import Iterator, Mapping
@@ -148,7 +149,11 @@ class CAMLossFit:
         return [find_last_layer(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Yield faults: a network without global average pooling and one linear layer, or images without a class."""
+        """Yield faults of the data, the network and the teacher.
+
+        These are images without a class; networks that have no global average pooling and one linear layer, or rectify
+        the class maps before the pooling; a teacher of other classes or of another image size.
+        """
         yield from label_faults(network, dataset)
         yield from self._head_faults(network, self.layer or network.layer)
         if self.teacher is None:

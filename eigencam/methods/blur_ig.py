@@ -62,7 +62,10 @@ class BlurIG:
 
 
 def _matrices(images: Tensor, sigma: float) -> tuple[Tensor, ...]:
-    """Matrices that smooth (N, C, H, W) images along both sides, slightly more along the second; both derivatives."""
+    """Matrices that blur (N, C, H, W) images along H, along W, and along W slightly more.
+
+    Then the derivatives of the first two with respect to the blur.
+    """
     h, w = images.shape[2:]
     ends = [(_gaussian(side, sigma), _gaussian(side, sigma + DELTA)) for side in (h, w)]
     down, right, more_right = ends[0][0], ends[1][0], ends[1][1]

@@ -18,7 +18,7 @@ deeper map's cells. With M_k the channel as a mask (below), p the class's probab
 $M_k$ is the channel minus its 0.1 percentile, divided by its 99.9 percentile (not by the range), clipped to 0..1, then
 enlarged, as in the authors' code (andralex8/polycam@8003dc6). `layers` are the network's stages
 (`eigencam.methods.stages`) or the named layers, in the order of the pass. For VGG-16 the stages are the authors'
-layers; for ResNets their search ends inside the next block.
+layers; for ResNets the authors' search ends inside the next block.
 
 `channels` limits the cost: in each layer only this many are used, those with the largest sum.
 """

@@ -40,9 +40,9 @@ divisor.
 
 DeepLIFT, Rescale rule (Shrikumar et al., ICML 2017): multipliers $\Delta y / \Delta x$ of every nonlinearity between
 the image and a reference of mean colour; contributions add up to the difference of the logits. This holds for every
-function of one variable (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both, the first
-among those that are equal up to rounding. The difference of a product of two values, such as a gate, is shared by
-Shapley values, as in Deep SHAP (Lundberg & Lee, NeurIPS 2017).
+function of one variable (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to its winner in the image and
+its winner in the reference; of values that are equal up to rounding, the first wins. The difference of a product of two
+values, such as a gate, is shared by Shapley values, as in Deep SHAP (Lundberg & Lee, NeurIPS 2017).
 
 `follows` lists the operations that each of the three follows; a network with any other is refused. An activation
 that keeps the sign of its input (ReLU6, hardtanh, tanh, leaky rectifiers, ELU, ...) passes LRP's relevance

@@ -25,7 +25,7 @@ STEM = ((16, 2), (32, 2), (48, 1))
 
 
 class ScenesViT(VisionTransformer):
-    """Five convolutions, then `layers` blocks of attention and MLP on 197 tokens."""
+    """Five 3 x 3 convolutions and one 1 x 1, then `layers` blocks of attention and MLP on 197 tokens."""
 
     version = 1
 
@@ -51,7 +51,7 @@ class KnnGraph(nn.Module):
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) features to (2, N, hw, k) int64 edges: the neighbours, and their vertices."""
+        """(N, C, h, w) features to (2, N, hw, k) int64 edges: the neighbours, and the vertices that they belong to."""
         with torch.no_grad():
             x = F.normalize(x.detach().flatten(2), dim=1)
             neighbours = (x.mT @ x).topk(self.k, dim=2).indices

@@ -29,7 +29,7 @@ DIGITS = 1
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The setting of comparable results: dataset, network, evaluator with its parameters, requested class."""
+    """The setting of comparable results: dataset, network, evaluator with its parameters, requested class, dtype."""
 
     dataset: str
     network: str
@@ -71,7 +71,7 @@ def compare(
 
     Returns:
         The comparisons, with p-values corrected over all of them; the metrics of each method, as columns setting,
-        method, metric, value, better; sentences on what could not be compared.
+        method, metric, value, n, better, placing; sentences on what could not be compared.
 
     Raises:
         ValueError: nothing can be compared, or a metric is unknown.

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import inspect
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -79,7 +79,7 @@ def describe_dataset(node: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
 
 
 def describe_object(value: Any) -> dict[str, Any]:
-    """Return the version of a dataclass of ours, and its fields that differ from the defaults."""
+    """Return the version of a dataclass of ours, those of the shared code that it uses, and its non-default fields."""
     defaults = _defaults(type(value))
     given = {f.name: getattr(value, f.name) for f in fields(value)}
     return versions(type(value)) | _parameters(given, defaults)
@@ -122,7 +122,7 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
 
 
 def _built_on(thing: Any) -> dict[str, Any]:
-    """`{"shared": ...}`: versions of this package's code that your own class or function uses, as far as above 1."""
+    """`{"shared": ...}`: versions above 1 of this package's code that your own class or function uses or inherits."""
     described = {part: number for part, number in versions_of(thing).items() if part != "version"}
     for base in inspect.getmro(thing)[1:] if inspect.isclass(thing) else ():
         if base.__module__.split(".")[0] == PACKAGE:
@@ -145,12 +145,24 @@ def _parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
     differing = {
         k: v for k, v in described.items() if k not in defaults or canonical(v) != canonical(_plainly(defaults[k]))
     }
-    sources = {v: digest for v in differing.values() if isinstance(v, str) and (digest := own_source(v))}
+    sources = {text: digest for text in _texts(differing) if (digest := own_source(text))}
     return ({"parameters": differing} if differing else {}) | ({"own_source": sources} if sources else {})
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a parameter's value, except those of objects, whose description has its own checksums."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping) and OBJECT not in value:
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
 def _alike(value: Any, default: Any) -> Any:
-    """The value converted to the default's type where they are equal: 1 and `true`, for instance."""
+    """The value as a boolean or a number, like the default: 1 becomes `true` if the default is a boolean."""
     if isinstance(default, bool) and type(value) is int and value in (0, 1):
         return bool(value)
     return int(value) if isinstance(value, bool) and type(default) in (int, float) else value
@@ -175,7 +187,7 @@ def library_version(name: str) -> str:
 
 
 def _checksum_of_file(thing: Any) -> str:
-    """SHA-256 of the file that defines something; "" for ours, an installed package's, or without a file."""
+    """SHA-256 of the file that defines something; "" for our code and installed packages, or if it has no file."""
     try:
         file = inspect.getsourcefile(thing)
     except TypeError:

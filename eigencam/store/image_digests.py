@@ -1,4 +1,4 @@
-"""The digests of images when results were made: an image that was changed since is noticed and named.
+"""The digests that images had when results were made: an image that has changed since is noticed and named.
 
 Each row has its image's digest (`eigencam.datasets.digest`). A run compares the images it decodes with the digests in
 other results of the same folder and dataset; `eigencam verify` compares results with one another, and with the data.
@@ -37,7 +37,10 @@ class Known:
     _first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def add(self, folder: Path, said: Iterable[tuple[Sequence[str], Sequence[str | None]]]) -> Iterator[str]:
-        """Add digests of `said_of`, and yield a line for each image whose digest contradicts an earlier one."""
+        """Yield a line for each image whose digest in `said` (from `said_of`) contradicts an earlier one.
+
+        The digests are added when the last line has been taken.
+        """
         hashed, digests, named = [self._hashes], [self._digests], set[str]()
         for images, stored in said:
             asked, here = hashes(images), np.array([(digest or "").encode() for digest in stored], np.bytes_)
