@@ -20,6 +20,7 @@ from eigencam.commands.main import main
 from eigencam.configuring.stored_config import check_paths
 from eigencam.running import sweep
 from eigencam.running.run import run
+from eigencam.store.locks import take
 from eigencam.store.reader import read, read_all
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Summary
 from eigencam.store.seal import DamagedError, read_json, write_json, write_yaml
@@ -145,6 +146,18 @@ def test_a_folder_of_somebody_s_that_is_named_like_a_result_is_not_pruned(tmp_pa
     (theirs / "thesis.tex").write_text("mine")
     assert main(["prune", "--yes", "--results", str(tmp_path)]) == 0
     assert (theirs / "thesis.tex").exists()
+
+
+def test_a_folder_in_which_a_run_begins_is_not_listed_by_prune(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "scenes-net-eigencam-localization-0123456789"
+    folder.mkdir()
+    with take(folder / ".lock"):
+        assert main(["prune", "--results", str(tmp_path)]) == 0
+        assert folder.name not in capsys.readouterr().out
+    assert main(["prune", "--results", str(tmp_path)]) == 0
+    assert folder.name in capsys.readouterr().out
 
 
 def nested(depth: int) -> Any:

@@ -64,7 +64,8 @@ def prunable(root: Path) -> list[tuple[Path, str, str]]:
             found.append((stored.folder, "orphaned", f"unfinished; superseded by {later.folder.name}"))
     known = {stored.folder for stored in read_all(root)}
     others = [folder for folder in root.iterdir() if folder.is_dir() and is_result(folder.name) and folder not in known]
-    left = [(folder, "orphaned", "no identity in it") for folder in others if _holds_nothing_else(folder)]
+    unclaimed = [folder for folder in others if not any(map(is_held, folder.glob(".lock*")))]  # no run begins there
+    left = [(folder, "orphaned", "no identity in it") for folder in unclaimed if _holds_nothing_else(folder)]
     return sorted([*found, *left])
 
 
