@@ -137,7 +137,7 @@ def forward(job: Job) -> float:
 def maps(job: Job) -> float:
     start = time.perf_counter()
     for batch in loaded(job):
-        labels = [max(truth.label, 0) for truth in batch.truths]
+        labels = [max(truth.label, 0) for truth in batch.truths] if job.comparable else None
         ids = [truth.image_id for truth in batch.truths]
         found = compute_maps(job.network, job.methods, batch.images, labels=labels, index=batch.index, ids=ids)
         assert len(found.maps) == len(job.methods)

@@ -4,10 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -17,6 +20,9 @@ from PIL import Image
 from eigencam.datasets.base import BadImageError
 from eigencam.datasets.scenes import Scenes
 from eigencam.running.run import run
+from eigencam.store import contradictions, records
+from eigencam.store.image_positions import Positions
+from eigencam.store.parts import Parts
 from eigencam.store.records import Result
 from eigencam.store.shards import Shard
 
@@ -175,3 +181,45 @@ def test_an_image_that_alone_does_not_fit_stops_the_run(tmp_path: Path, monkeypa
     monkeypatch.setattr(torch.nn.Conv2d, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
         run(config(tmp_path, "dataset.count=4"))
+
+
+def merged_by_its_shard(result: Result) -> Callable[[list[Path]], None]:
+    """Return a function that, once, puts a result's parts into one, as their shard would."""
+    left = [0]
+
+    def move(files: list[Path]) -> None:
+        if left:
+            left.pop()
+            tables, _ = result.parts.tables()
+            result.parts.replace(files, pa.concat_tables(tables))
+
+    return move
+
+
+@pytest.mark.parametrize("when", ["images", "contradictions", "gather"])
+def test_a_part_that_its_shard_merges_while_another_reads_is_read_where_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    run(config(tmp_path / "r", "dataset.count=12", "shard=1/2"))
+    job = run(config(tmp_path / "r", "dataset.count=12", "shard=1/2"))
+    result = next(iter(job.results.values()))
+    positions = Positions(job.dataset.ids)
+    before = result.lacking(positions)
+    result.parts.replace([], result.parts.tables()[0][0].slice(0, 1))  # a second part, of rows that the first has
+    assert len(result.parts.checked()[0]) == 2
+    move = merged_by_its_shard(result)
+    place: Any = {"images": Parts, "contradictions": contradictions, "gather": records}[when]
+    name = {"images": "images", "contradictions": "_repeated", "gather": "gather"}[when]
+    original = getattr(place, name)
+
+    def moved_first(*args: Any) -> Any:
+        move(result.parts.checked()[0])
+        return original(*args)
+
+    monkeypatch.setattr(place, name, moved_first)
+    if when == "gather":
+        with result.finishing():
+            assert result.gathered() is None  # the other shard's images are missing
+    else:
+        np.testing.assert_array_equal(result.lacking(positions), before)
+    assert len(result.parts.checked()[0]) == 1

@@ -6,6 +6,7 @@ sets both parts aside, keeps their rows of other images, and computes the image 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from eigencam.store.bounded_parquet import read_batches
 from eigencam.store.finish import differences
 from eigencam.store.ordered_rows import POSITION, MisplacedError, places
-from eigencam.store.parts import Parts, set_aside
+from eigencam.store.parts import Parts, set_aside, while_merged
 from eigencam.store.row_file import frame_of
 from eigencam.store.seal import DamagedError
 
@@ -53,8 +54,12 @@ class Contradiction:
 
 def intact(parts: Parts) -> tuple[list[Path], list[str]]:
     """Return the files of valid parts without contradictions, and a line for each file that was set aside."""
-    files, said = _valid(parts)
-    found = list(contradictions(parts, files))
+    said: list[str] = []
+
+    def compared(files: list[Path]) -> tuple[list[Path], list[Contradiction]]:
+        return files, list(contradictions(parts, files))
+
+    files, found = while_merged(partial(_valid, parts, said), compared)
     if not found:
         return files, said
     images = pa.array(sorted({image for one in found for image in one.images}))
@@ -69,23 +74,31 @@ def intact(parts: Parts) -> tuple[list[Path], list[str]]:
             said += set_aside(DamagedError(path, reasons[path]))
         if path in reasons or compute.any(apart).as_py():
             parts.replace([path], table.filter(compute.invert(apart)))
-    files, again = _valid(parts)
-    return files, [*said, *again]
+    return _valid(parts, said), said
 
 
-def _valid(parts: Parts) -> tuple[list[Path], list[str]]:
+def _valid(parts: Parts, said: list[str]) -> list[Path]:
+    """The files of valid parts; others are set aside, with a line in `said`."""
     files, errors = parts.checked()
-    return files, [line for error in errors for line in set_aside(error)]
+    said += [line for error in errors for line in set_aside(error)]
+    return files
 
 
 def contradictions(parts: Parts, files: Sequence[Path]) -> Iterator[Contradiction]:
     """Yield the contradictions between a result's valid parts; nothing is moved.
 
     Parts without their images' positions in the dataset, of an older version of this program, are not compared.
+
+    Raises:
+        FileNotFoundError: a part has been merged by its shard meanwhile.
     """
     try:
-        twice = _repeated(files, parts.plan()["images"])
-    except (FileNotFoundError, DamagedError, MisplacedError):
+        images = parts.plan()["images"]
+    except (FileNotFoundError, DamagedError):
+        return
+    try:
+        twice = _repeated(files, images)
+    except MisplacedError:
         return
     pieces = -(-int(twice.sum()) // HELD)
     for piece in range(pieces):

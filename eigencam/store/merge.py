@@ -31,7 +31,7 @@ from eigencam.store.contradictions import contradictions
 from eigencam.store.examine import examine
 from eigencam.store.finish import first_difference
 from eigencam.store.image_positions import hashes
-from eigencam.store.parts import Parts
+from eigencam.store.parts import Parts, while_merged
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.records import Result
 from eigencam.store.row_file import frame_of
@@ -177,15 +177,19 @@ def _read(folder: Path, faults: list[str], trust: Trust) -> _Source | None:
         bad: dict[Bad, Mapping[str, str]] = {"bad_images": summary.bad_images, "bad_truths": summary.bad_truths}
         return _Source(stored, files, _rows_of(files), bad)
     parts = Parts(folder / PARTS, checksum(stored.identity))
-    files, _ = parts.checked()
-    for contradiction in contradictions(parts, files):
-        raise ContradictionError(str(contradiction))
+
+    def agreeing(files: list[Path]) -> tuple[list[Path], int]:
+        for contradiction in contradictions(parts, files):
+            raise ContradictionError(str(contradiction))
+        return files, _rows_of(files)
+
+    files, rows = while_merged(lambda: parts.checked()[0], agreeing)
     left_out, _ = parts.read_bad()
     try:
         plan = parts.plan()
     except (FileNotFoundError, DamagedError):  # a DamagedError is already among the faults
         plan = None
-    return _Source(stored, files, _rows_of(files), left_out, plan)
+    return _Source(stored, files, rows, left_out, plan)
 
 
 def _rows_of(files: Iterable[Path]) -> int:

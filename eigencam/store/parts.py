@@ -11,9 +11,9 @@ A shard's parts are merged geometrically: a new part absorbs the last one as lon
 so there are about log2(rows) parts. Parts of more than 262,144 rows are not merged any more.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -24,6 +24,8 @@ from eigencam.store.bounded_parquet import BombError, read_batches, read_table
 from eigencam.store.row_file import as_bytes, joined
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, file_digest, read_bytes, read_json, write_json
+
+T = TypeVar("T")
 
 PLAN = "plan.json"
 LARGEST_PART = 8 * 2**30
@@ -223,6 +225,21 @@ class Parts:
         if (table.schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in table.column_names:
             raise DamagedError(path, "it holds rows of another result")
         return table
+
+
+def while_merged(files: Callable[[], list[Path]], read: Callable[[list[Path]], T]) -> T:
+    """Return what `read` makes of the parts; again with the parts that are there then if a shard merges some meanwhile.
+
+    Raises:
+        FileNotFoundError: `read` misses something else than a part.
+    """
+    while True:
+        found = files()
+        try:
+            return read(found)
+        except FileNotFoundError:
+            if all(path.exists() for path in found):
+                raise
 
 
 def set_aside(error: DamagedError) -> list[str]:

@@ -33,7 +33,7 @@ from eigencam.store.finish import Gathered, Plan, gather
 from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.ordered_rows import RUN, MisplacedError
-from eigencam.store.parts import Parts, set_aside
+from eigencam.store.parts import Parts, set_aside, while_merged
 from eigencam.store.row_file import RowFile, frame_of, read_rows
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Summary
 from eigencam.store.seal import DamagedError, read_json, write_json, write_yaml
@@ -187,11 +187,15 @@ class Result:
 
     def lacking(self, positions: Positions) -> NDArray[np.bool_]:
         """(n,): which of a dataset's images have no row on disk; damaged parts are set aside."""
-        lacking = np.ones(len(positions), bool)
-        for images in self.parts.images(self._files()):
-            place = positions.of(images)
-            lacking[place[place >= 0]] = False
-        return lacking
+
+        def read(files: list[Path]) -> NDArray[np.bool_]:
+            lacking = np.ones(len(positions), bool)
+            for images in self.parts.images(files):
+                place = positions.of(images)
+                lacking[place[place >= 0]] = False
+            return lacking
+
+        return while_merged(self._files, read)
 
     def _files(self) -> list[Path]:
         files, said = intact(self.parts)
@@ -241,7 +245,7 @@ class Result:
         bad, target, staged = self.bad(), str(self.identity["target"]), self.folder / PARTS / STAGED
         while True:
             try:
-                return gather(self._files(), bad, plan, target, staged, positions)
+                return while_merged(self._files, lambda files: gather(files, bad, plan, target, staged, positions))
             except MisplacedError as error:
                 if self._plan is None:
                     raise

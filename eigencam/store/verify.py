@@ -20,6 +20,7 @@ from eigencam.files import first_line
 from eigencam.store.contradictions import contradictions
 from eigencam.store.image_positions import hashes
 from eigencam.store.outdated import outdated
+from eigencam.store.parts import while_merged
 from eigencam.store.reader import Stored
 from eigencam.store.row_file import RowFile
 from eigencam.store.schema import CURVES, Summary, metric_of
@@ -44,7 +45,8 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
     summary = stored.summary
     if summary is None:
         if not stored.denied:
-            yield from map(str, contradictions(stored.unfinished, stored.unfinished.checked()[0]))
+            parts = stored.unfinished
+            yield from while_merged(lambda: parts.checked()[0], lambda files: [*map(str, contradictions(parts, files))])
         return
     for line in outdated(stored.identity):
         yield f"made by another version: {line}"
