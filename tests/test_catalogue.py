@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from eigencam.commands.main import main
-from eigencam.configuring.catalogue import catalogue, names, pages
+from eigencam.commands.methods import names
+from eigencam.configuring.catalogue import catalogue, pages
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from eigencam.configuring.catalogue import HEADER, catalogue, names, pages
+from eigencam.configuring.catalogue import HEADER, Entry, catalogue, pages
+from eigencam.configuring.printed_names import printed
 from eigencam.evaluation.tables import listed
 
 
@@ -38,3 +39,15 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(listed([entry.row for entry in found], HEADER))
     return 0
+
+
+def names(entries: list[Entry]) -> str:
+    """Return the printed names in one line: methods, those that give boxes, baselines; without other libraries'."""
+    from eigencam.methods.base import gives_boxes, is_baseline  # imports torch, which takes time
+
+    found: dict[str, list[str]] = {"maps": [], "boxes": [], "baselines": []}
+    for entry in entries:
+        if "/" not in entry.option:
+            kind = "baselines" if is_baseline(entry.target) else "boxes" if gives_boxes(entry.target) else "maps"
+            found[kind].append(printed("method", entry.option))
+    return "; ".join(f"{kind}: {' · '.join(sorted(listed, key=str.casefold))}" for kind, listed in found.items())

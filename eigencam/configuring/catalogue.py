@@ -13,16 +13,14 @@ from typing import Any
 from omegaconf import OmegaConf
 from tabulate import tabulate
 
-from eigencam.configuring.printed_names import printed
 from eigencam.store.build import find, instantiate
 
 HEADER = ("method", "paper", "needs", "for a class", "networks")
-KINDS = ("maps", "boxes", "baselines")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A method: its name in `method=[...]`, and what it declares; the docstring of `module` describes it."""
+    """A method: its name in `method=[...]`, what it declares, and its class; the docstring of `module` describes it."""
 
     option: str
     paper: str
@@ -30,7 +28,7 @@ class Entry:
     class_specific: bool
     networks: str
     module: str
-    kind: str
+    target: Any
 
     @property
     def row(self) -> tuple[str, ...]:
@@ -51,15 +49,6 @@ def catalogue(user_folder: Path | None = None) -> list[Entry]:
         folders.append(user_folder / "method")
     entries = [_entry(name, node) for folder in folders for name, node in _nodes(folder)]
     return sorted(entries, key=lambda entry: (entry.paper == "", entry.module, entry.option))
-
-
-def names(entries: list[Entry]) -> str:
-    """Return the printed names in one line: methods, those that give boxes, baselines; without other libraries'."""
-    own = [entry for entry in entries if "/" not in entry.option]
-    found = {
-        kind: sorted((printed("method", e.option) for e in own if e.kind == kind), key=str.casefold) for kind in KINDS
-    }
-    return "; ".join(f"{kind}: {' · '.join(listed)}" for kind, listed in found.items())
 
 
 def pages(entries: list[Entry]) -> str:
@@ -111,5 +100,5 @@ def _entry(option: str, node: dict[str, Any]) -> Entry:
         specific,
         getattr(target, "networks", "any"),
         target.__module__,
-        KINDS[2 if getattr(target, "baseline", False) else getattr(target, "gives_boxes", False)],
+        target,
     )
