@@ -196,6 +196,7 @@ def merged_by_its_shard(result: Result) -> Callable[[list[Path]], None]:
     return move
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("when", ["images", "contradictions", "gather"])
 def test_a_part_that_its_shard_merges_while_another_reads_is_read_where_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
