@@ -14,9 +14,9 @@ $$mass\_inside = \sum_{S} m^+ / \sum m^+, \qquad
 * `evidence`: against masks: mass and rank accuracy of L. Arras et al., "CLEVR-XAI" (Information Fusion 2022); on
   `dataset=planted model=planted`, where only the mask's pixels can change the class's logit.
 
-Negative values of a map are not counted. Pixels that tie with the last of the |S| highest ones share the places that
-are left. A map without positive values, or one that is constant or not finite, has nothing inside; an image without a
-target object is left out.
+Negative values of a map do not count as mass. Pixels that tie with the last of the |S| highest ones share the places
+that are left. A map that is not finite, or constant without being meant to be, has nothing inside by either metric; one
+without positive values has no mass inside. An image without a target object is left out.
 """
 
 from collections.abc import Mapping

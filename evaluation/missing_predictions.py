@@ -16,7 +16,7 @@ def worst_or_undefined(rows: pd.DataFrame, values: NDArray[np.float64], worst: f
 
 
 def at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """(N,) or (N, P): the values, with `worst` for images whose map or prediction is not defined."""
+    """(N,) or (N, P): the values, with `worst` for images whose map or prediction is not defined, or with a NaN."""
     bad = no_prediction(rows, values) | states.no_map(rows, meant=False)
     return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
 
@@ -27,7 +27,7 @@ def no_prediction(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[n
 
 
 def value_parts(rows: pd.DataFrame, name: str, values: NDArray[np.float64], worst: float) -> dict[str, Part]:
-    """The parts of a metric: `name`, its values, with `worst` where one is missing; `name missing`, where that is."""
+    """The parts of a metric: `name`, the result of `at_worst`; `name missing`, that of `no_prediction`."""
     return {name: at_worst(rows, values, worst), f"{name} missing": no_prediction(rows, values)}
 
 
@@ -37,7 +37,7 @@ def all_missing(sums: Sums, name: str) -> bool:
 
 
 def footnote_parts(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
-    """What the footnote counts: undefined maps and predictions, other images with the worst value, zeros."""
+    """For the footnote: undefined maps and predictions, other images without a value, images of probability 0."""
     known = states.no_answer(rows) | states.no_map(rows, meant=False)
     changed = [name for name in rows if str(name).startswith("kept_")]
     values = np.concatenate([values.reshape(len(rows), -1), rows[changed].to_numpy(np.float64)], axis=1)
@@ -50,7 +50,7 @@ def footnote_parts(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str
 
 
 def note(sums: Sums) -> str:
-    """The footnote: the number of undefined maps and predictions, of other images with the worst value, of zeros."""
+    """The footnote with the numbers of `footnote_parts`."""
     parts = [states.noted(sums)]
     if count := sums.total("more")[0]:
         parts.append(f"{count} further images without a value, at the worst")

@@ -4,8 +4,8 @@
         --published googleNet.txt --weights googlenet_bvlc.safetensors --out results/cnn_fixations_agreement.csv
 
 `--published` is `bounding_box/googleNet.txt` of the authors' repository (val-iisc/cnn-fixations): line k for validation
-image k. `--truth` is a folder with the ground truth and the sizes of all 50,000 images. An image without its original
-size was resized as a whole; such images are counted separately, after restoring their aspect ratio.
+image k. `--truth` is a folder with the ground truth and the sizes of all 50,000 images. An image whose size is not the
+original one was resized as a whole; such images have rows of their own, and the crops restore their aspect ratio.
 
 Pipelines, all with the network's colours:
 
@@ -13,7 +13,8 @@ Pipelines, all with the network's colours:
     squash            the same, but outliers found in the original image, as in all pipelines below
     centre_crop       short side to 256 without antialiasing, the centre 224 x 224
     five_crops        the authors' form: class by the mean probability of ten crops; points of the unmirrored crops
-                      whose top-1 class is that class, or of the centre crop if there is none
+                      whose top-1 class it is. If there are none, the centre crop for the published class; in place of
+                      the pipeline's own class, the centre crop's top-1 class
     five_crops_smooth the same with an antialiased resize
     all_five_crops    points of all five crops, for any top-1 class
 
@@ -22,9 +23,9 @@ outliers: a point is kept if more than `share` of all points are within `radius`
 `class` says which class the points are for: the published one, or the pipeline's own.
 
 Columns: percent of images whose published class is the pipeline's; mean and median IoU with the published box, for all
-images and for those with the same class; percent of images with an IoU of at least 0.5 and 0.9; percent of images where
-our box, and the published one, has an IoU of at least 0.5 with a true box, for any class. The last
-rows are baselines: boxes that do not depend on the network.
+images; the mean for those with the same class; percent of images with an IoU of at least 0.5 and 0.9; percent of images
+where our box, and the published one, has an IoU of at least 0.5 with a true box, for any class. The last rows for
+images of original size, and those for resized ones, are baselines: boxes that do not depend on the network.
 """
 
 import argparse
@@ -64,7 +65,7 @@ Points = NDArray[np.int64]
 
 @dataclass
 class Group:
-    """Images of one kind; for each pipeline and class, their points and predicted classes."""
+    """Images of one kind: their points for each pipeline and class, and each pipeline's predicted classes."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)

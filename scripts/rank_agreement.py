@@ -15,7 +15,7 @@ TIE = 1e-3
 
 
 def values_of(sample: Sample, weights: Floats) -> Floats:
-    """(R,): the metric with the images weighted by each of R weights (R, N); NaN if none has a value."""
+    """(R,): the metric for each row of `weights` (R, N), which weights the images; a mean is NaN without any value."""
     parts: Any = sample.parts if isinstance(sample.parts, np.ndarray) else sample.parts.toarray()
     if sample.statistic is None:
         there = ~np.isnan(parts)
@@ -28,7 +28,10 @@ def values_of(sample: Sample, weights: Floats) -> Floats:
 
 
 def tau(x: Floats, y: Floats) -> Floats:
-    """(R,): Kendall's tau-b of values (R, M) of M methods; NaN if all tie. Pairs with a NaN are ignored."""
+    """(R,): Kendall's tau-b of values (R, M) of M methods; NaN if all pairs tie in `x` or in `y`.
+
+    Pairs of methods with a NaN in `x` or `y` are ignored.
+    """
     a, b = np.triu_indices(x.shape[1], 1)
 
     def signs(v: Floats) -> Floats:

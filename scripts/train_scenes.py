@@ -1,19 +1,20 @@
-"""Trains one of the small networks on generated scenes, on a CPU in about a quarter of an hour.
+"""Trains one of the small networks on generated scenes, on a CPU in seven minutes to an hour.
 
-    python scripts/train_scenes.py scenes_vgg
+    python scripts/train_scenes.py scenes_vgg --epochs 10
     python scripts/train_scenes.py scenes_resnet
     python scripts/train_scenes.py scenes_vit --epochs 8 --train 10000 --held-out 2000 --batch 32 --lr 0.0015
     python scripts/train_scenes.py scenes_vig --epochs 5 --train 10000 --held-out 2000 --batch 32 --lr 0.002
     python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 60 --batch 32 --lr 0.002
 
 It writes `eigencam/networks/weights/NAME.safetensors` (matrices as float16) and this network's rows of
-`results/scenes_networks.csv`: one row per epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
-weights. Held-out scenes are from the test split; they are not used to choose an epoch or weights.
+`results/scenes_networks.csv`: one row per epoch, with the accuracy on the first 500 held-out scenes, and a last one,
+epoch `saved`, with the accuracy of the saved, rounded weights on all of them. Held-out scenes are from the test split;
+they are not used to choose an epoch or weights.
 
 `--permuted` trains on labels permuted among the scenes, for the sanity check of J. Adebayo et al. ("Sanity Checks for
 Saliency Maps", NeurIPS 2018, section 3.3). There is nothing to learn, only to memorise, so there is no augmentation, no
-label smoothing and no weight decay. NAME is then `NETWORK_permuted`; the last row has the accuracy on the training
-scenes.
+label smoothing and no weight decay. NAME is then `NETWORK_permuted`; the last row also has the accuracy on the training
+scenes with their permuted labels.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """The network to package: a `ScenesVGG` without its batch normalisations, anything else unchanged."""
+    """The network to package: a `ScenesVGG` with batch normalisations folded into convolutions, others unchanged."""
     if not isinstance(network, nets.ScenesVGG):
         return network
     plain = nets.ScenesVGG()

@@ -4,11 +4,12 @@
     python scripts/unit_costs.py --rows 5000000 --repeats 1 --decode 470 --forward 16.8
 
 The steps are measured alternately. *index*: reading the list of images and boxes (ILSVRC's csv layout, 50,000 lines).
-*rows*: keeping a localization row and writing it in parts of 50,000. *resume*: finding out which images have rows.
+*rows*: keeping localization rows and writing them in parts of 50,000. *resume*: finding out which images have rows.
 *finish*: bringing all rows into the dataset's order, the metrics with their intervals, and the final file. *again*:
 recomputing the metrics from that file. *verify*, *card*, *by_prediction* and *merge*: what these commands do with it.
-For each step the table has microseconds per image, the growth of peak memory in bytes per further image, from a quarter
-of `--rows` to all of them, and its total growth in MiB. Values are medians over `--repeats` processes of either size.
+For each step the table has microseconds of CPU time per image, the growth of peak memory in bytes per further image,
+from a quarter of `--rows` to all of them (*index*: per line of the list), and its total growth in MiB. Time and total
+growth are for all rows. Values are medians over `--repeats` pairs of processes, one for each number of rows.
 
 `--decode` and `--forward` are images per second, as `benchmark_run.py` prints them. The plan then gives, for 14,197,122
 images (ImageNet-21k) and for a billion, the hours of each step in one process and the memory of that process.
@@ -75,7 +76,7 @@ def index(folder: Path) -> int:
 
 
 def drawn(first: int, count: int) -> Iterator[Row]:
-    """Localization rows with the columns of real ones; every value is random, as real ones compress badly."""
+    """Localization rows with the columns of real ones; classes, boxes and IoUs are random, to compress as badly."""
     rng, evaluator = np.random.default_rng(first), Localization()
     truth = Truth("a", (375, 500), 0, np.array([[10.0, 20.0, 300.0, 200.0]]), np.array([0]))
     pattern = evaluator.row(ScoreMap(rng.random((7, 7), dtype=np.float32), truth.size), truth)
@@ -98,7 +99,7 @@ def drawn(first: int, count: int) -> Iterator[Row]:
 
 @contextmanager
 def measured(step: str, n: int) -> Iterator[None]:
-    """Print the step, microseconds per image, and by how many bytes the process's peak memory grows."""
+    """Print the step, microseconds of CPU time per image, and by how many bytes the process's peak memory grows."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     before, start = _kilobytes("VmRSS"), time.process_time()
     yield

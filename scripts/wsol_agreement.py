@@ -33,7 +33,7 @@ Hits = NDArray[np.bool_]
 
 
 def generated(count: int) -> Iterator[tuple[str, ScoreMap, Truth]]:
-    """`count` maps of each kind, fewer of noise at 224, for which the authors' steps take minutes per map."""
+    """`count` maps of each kind, but none of noise at 224, for which the authors' steps take minutes per map."""
     for kind, make in KINDS.items():
         rng = np.random.default_rng(1)
         for _ in range(count if kind != "noise 224" else 0):
@@ -41,7 +41,7 @@ def generated(count: int) -> Iterator[tuple[str, ScoreMap, Truth]]:
 
 
 def of_network(images: int, overrides: list[str]) -> Iterator[tuple[str, ScoreMap, Truth]]:
-    """Maps of all methods for images spread over the dataset; constant ones are left out."""
+    """Maps of all methods for images spread over the dataset; undefined maps and images without a box are left out."""
     job = prepare(compose("run", [*overrides, "evaluator=[maxboxacc]"]))
     for i in np.linspace(0, len(job.dataset.ids) - 1, images).astype(int).tolist():
         resized, region = job.network.preprocess(job.dataset.image(i))
@@ -69,7 +69,7 @@ def ours(score_map: ScoreMap, truth: Truth) -> Hits:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=70, help="generated maps of each of five kinds")
-    parser.add_argument("--images", "--pictures", type=int, default=0, help="of the dataset, maps of each method")
+    parser.add_argument("--images", "--pictures", type=int, default=0, help="dataset images; maps of each method")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the small maps and the authors' hits")
     args, overrides = parser.parse_known_args()
     cv2.setNumThreads(1)

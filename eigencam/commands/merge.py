@@ -1,11 +1,12 @@
 """`eigencam merge`: results of several folders into one, without data, weights or torch.
 
     eigencam merge machine_a machine_b --into whole        shards of machines that share no disk
-    eigencam merge theirs.zip results/runs --into both     a bundle of another group, claimed until it is reproduced
+    eigencam merge theirs.zip results/runs --into both     another group's bundle: marked as claimed until reproduced
     eigencam merge runs/*/ --into whole                    processes that each wrote a folder of its own
 
-The rows of a result are united, and summarised if no image is missing. If two rows for the same image differ, only that
-result is refused. A result of a bundle is also refused if its numbers are not those of its rows.
+The rows of a result are united, and the result is summarised if no image is missing. If two rows for the same image
+differ, that result is refused, and the others are still merged. A result of a bundle is also refused if its numbers are
+not those of its rows.
 """
 
 import argparse
@@ -35,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Merge, and print the outcome; returns 1 if a result was refused, damaged or not summarised."""
+    """Merge and print the outcome; return 1 if a result was refused, is damaged or could not be summarised.
+
+    A result that only has missing images, listed as unfinished, does not count.
+    """
     keep_out(args.into)
     with opened(args.results) as (folders, names):
         merged = merge(folders, args.into, trust_of(args))

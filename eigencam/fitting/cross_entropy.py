@@ -1,12 +1,12 @@
 """`eigencam fit fit=cross_entropy`: any network with a classifier, trained as a whole with the cross-entropy.
 
-AdamW; the rate rises linearly over `warmup` epochs, then falls to 0 along half a cosine; labels are smoothed. If a
+AdamW; the rate rises linearly over `warmup` epochs, then falls towards 0 along half a cosine; labels are smoothed. If a
 network's logits are the sum of several heads (`model=dual_cross`), the loss is the mean of the heads' cross-entropies,
 as its authors train it. Their further techniques for 300 epochs of ImageNet (mixup, CutMix, RandAugment, erasing, drop
 path, averaged weights) are left out.
 
-Images are squashed to 8/7 of the input's size, cut at random and mirrored at random. `model.head=FILE` loads the
-network.
+Images are squashed to 8/7 of the input's size, cut at random and mirrored at random. In a run, `model.head=FILE` loads
+the fitted network.
 
 Reference: rates, decay and smoothing of 92dun/DCNN@66921ac (Xiao et al., arXiv 2405.04093).
 """
@@ -81,15 +81,15 @@ class CrossEntropyFit:
         return "cross_entropy"
 
     def layers_of(self, network: Network) -> list[str]:
-        """Return the last layer, the first of several."""
+        """Return the last layer; if the network adds the outputs of several, the first of them."""
         return [last_layer_of(network).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Report images without a class; a missing last layer has been reported earlier."""
+        """Report a fitted head, and images without one class each; a missing last layer has been reported earlier."""
         yield from label_faults(network, dataset)
 
     def rate(self, epoch: int) -> float:
-        """Return the rate in an epoch, from 0."""
+        """Return the learning rate in an epoch; epochs are counted from 0."""
         if epoch < self.warmup:
             return self.lr * (epoch + 1) / self.warmup
         left = max(self.epochs - self.warmup, 1)

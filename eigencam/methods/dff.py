@@ -4,11 +4,11 @@ Deep feature factorisation (Collins et al., ECCV 2018): the activations of an im
 positions, are $A \approx W H$ with W (C x k) and H (k x hw) not negative and $\lVert A - W H\rVert_F$ small. A row of H
 is the map of a concept, a column of W its embedding. As in pytorch-grad-cam, each channel's minimum over the positions
 is subtracted from A before and added to W after, so activations may be negative. W and H begin with absolute values of
-normal noise times $\sqrt{\operatorname{mean} A / k}$ and are found by scikit-learn's coordinate descent, here by
-`steps` rounds for each image alone. The noise decides in which of several minima the descent ends.
+normal noise times $\sqrt{\operatorname{mean} A / k}$; `steps` rounds of coordinate descent, as in scikit-learn, then
+improve them, for each image alone. The noise decides in which of several minima the descent ends.
 
 The map for a class is that of one concept: the one whose embedding, placed at every position of the layer, has the
-highest probability of the class. The library labels concepts in the same way, by the classifier behind the pooled
+highest probability of the class. pytorch-grad-cam labels concepts in the same way, by the classifier behind the pooled
 layer.
 """
 

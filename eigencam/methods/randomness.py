@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 VERSIONS = {"randomness": 1}
-"""Raised when a change here alters results; see `eigencam.store.versions`."""
+"""The version is raised when a change here alters results; see `eigencam.store.versions`."""
 
 
 def uniform(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -35,7 +35,7 @@ SCORES: tuple[Score, ...] = ("logit", "probability")
 
 @dataclass(frozen=True, slots=True)
 class ScoreCAM:
-    """Score-CAM; `channels`: use only this many, those with the largest sum (None: all)."""
+    """Score-CAM; `channels`: use only this many, those with the largest sum of absolute values (None: all)."""
 
     weights: Score = "logit"
     channels: int | None = None

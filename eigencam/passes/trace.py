@@ -59,11 +59,11 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The result of one pass.
+    """What is known about the path from the image to the logits.
 
     Attributes:
-        operations: those that the logits depend on, each once, in order.
-        unread: why the network's output has no logits; "" if it has. Nothing else is known then.
+        operations: those that the logits or values taken out of torch depend on, each once, in order.
+        unread: why the network's output has no logits; "" if it has some. Without logits, nothing else is known.
         unfollowed: why the operations are not everything that the network did; "" if they are.
         cut: where the network cuts the graph, so no gradient of the logits reaches the image; "" if one does.
     """
@@ -83,7 +83,9 @@ class Trace:
 
 
 def trace(module: nn.Module, images: Tensor) -> Trace:
-    """Run a network once and report its operations; cached as long as the network and its modules do not change.
+    """Run a network and report its operations; cached while the network, its modules and the images' form are the same.
+
+    The network runs twice: without the watches, for the gradient and the logits to compare with, and with them.
 
     Args:
         module: the network; its state is unchanged afterwards.
@@ -192,7 +194,7 @@ def gradient_reaches(module: nn.Module, images: Tensor, layer: str, reading: Rea
         reading: how the layer's output becomes a map.
 
     Raises:
-        ValueError: the layer is no map, or a forward or backward pass fails.
+        ValueError: the layer's output is no map, or a forward or backward pass fails.
     """
     reached = _kept(module, images).reached
     if layer not in reached:

@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from eigencam.datasets.reading import Reading
@@ -98,7 +99,7 @@ def read_stated(path: Path) -> Stated:
     """Read a table.
 
     Raises:
-        ValueError: it is not a table that this program wrote.
+        ValueError: it is not a table that this program wrote, is too large, or was arranged by options.
         FileNotFoundError: there is no such file.
     """
     expected = "a table that `eigencam table --out` wrote: .md, .csv or .tex"
@@ -122,10 +123,13 @@ def numbers(text: str) -> list[tuple[float, int]]:
 
     >>> numbers("57.5 [50.6, 64.1]"), numbers("-")
     ([(57.5, 1), (50.6, 1), (64.1, 1)], [])
+    >>> numbers("1.2e-05")
+    [(1.2e-05, 6)]
     """
     found = _CELL.fullmatch(text)
     texts = [found[name] for name in ("value", "low", "high") if found[name]] if found else []
-    return [(float(one.replace(",", "")), len(one.partition(".")[2])) for one in texts]
+    written = [Decimal(one.replace(",", "")) for one in texts]
+    return [(float(one), max(0, -int(one.as_tuple().exponent))) for one in written]
 
 
 def _commands(parts: Sequence[str]) -> list[str]:
@@ -195,7 +199,7 @@ def _latex(text: str) -> Stated:
         elif found := _LATEX_LINE.fullmatch(line):
             cells = [_unlatex(cell) for cell in re.split(r"(?<!\\) & ", found["cells"])]
             names = _split_comment(found["names"]) if found["names"] else []
-            if rows:  # the numbers follow the names, whichever of these are typeset
+            if rows:  # the numbers are the last cells; a line need not typeset all of its names
                 _add(stated, title, heads, [*names, *cells[len(cells) - len(heads) + len(names) :]])
             elif not heads:
                 heads = cells

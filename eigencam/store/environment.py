@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory of freed tensors for the next ones, in this process and its children.
+    """Make glibc keep the memory of freed tensors for the next ones, in this process and those forked from it.
 
     By default a block above a threshold of at most 32 MiB is requested from the system when it is needed and returned
     right afterwards, so its pages are zeroed again for each layer of each batch (`scripts/benchmark_allocator.py`).
@@ -48,19 +48,19 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
-        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],  # Hydra's commands are `eigencam run`
+        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],  # with Hydra, argv[0] is `eigencam run`
     }
 
 
 def processor() -> str:
-    """Return the CPU's name if the system provides it."""
+    """Return the CPU's name if /proc/cpuinfo has it, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def git() -> dict[str, Any]:
-    """Return commit and dirty flag of the clone that the code runs from; None outside a clone."""
+    """Return commit and dirty flag of the clone that the code runs from; both are None outside a clone."""
     folder = Path(__file__).parent
 
     def ask(*args: str) -> str | None:
